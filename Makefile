@@ -1,0 +1,59 @@
+# `make help` lists what there is. What CI runs is `make check`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := volume runtime storage_node db_instance control_plane sixfold
+SEED ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long bench clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+$(VENV)/ready: pyproject.toml
+	@PYTHON=$(PYTHON) deploy/make-venv.sh $(VENV)
+	@touch $@
+
+up: $(VENV)/ready          ## a running database: six storage nodes in three zones, control plane, writer
+	@$(BIN)/sixfold up --detach
+
+down: $(VENV)/ready        ## stop it
+	@$(BIN)/sixfold down
+
+test: $(VENV)/ready        ## unit tests, simulation seeds, and a real cluster on loopback: below five minutes
+	@$(BIN)/python -m pytest
+
+check: fmt-check lint types proto-check test   ## exactly what CI runs
+
+fmt: $(VENV)/ready         ## format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+fmt-check: $(VENV)/ready   ## is it formatted?
+	@$(BIN)/ruff format --check .
+
+lint: $(VENV)/ready        ## ruff
+	@$(BIN)/ruff check .
+
+types: $(VENV)/ready       ## mypy, strict
+	@$(BIN)/mypy $(PACKAGES)
+
+proto: $(VENV)/ready       ## generate the code of proto/
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --mypy_out=quiet:. proto/*.proto
+
+proto-check: $(VENV)/ready ## is the generated code that of proto/?
+	@$(BIN)/python -m grpc_tools.protoc -I. --descriptor_set_out=/dev/null proto/*.proto
+	@out=$$(mktemp -d) && $(BIN)/python -m grpc_tools.protoc -I. --python_out=$$out proto/*.proto && \
+	  for f in $$out/proto/*_pb2.py; do cmp $$f proto/$$(basename $$f) || { echo "run make proto"; exit 1; }; done; rm -r $$out
+
+sim: $(VENV)/ready         ## one simulation seed again: make sim SEED=4711
+	@$(BIN)/python -m tests.simulation --seed $(SEED)
+
+sim-long: $(VENV)/ready    ## new simulation seeds until stopped
+	@$(BIN)/python -m tests.simulation --forever
+
+bench: $(VENV)/ready       ## this database and PostgreSQL, same work, one run
+	@$(BIN)/python -m bench.run
+
+clean: down      ## stop the cluster; remove what was built, keep .sixfold
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

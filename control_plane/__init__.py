@@ -1,0 +1,1 @@
+"""Decides what the cluster should look like and asks the others to make it so; holds no user data."""

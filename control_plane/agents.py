@@ -1,0 +1,87 @@
+"""Asks storage nodes and instances: translate, call, translate."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from control_plane.cluster.model import (
+    Group,
+    InstanceReport,
+    Member,
+    Node,
+    NodeId,
+    NodeReport,
+    SegmentReport,
+    Volume,
+)
+from proto import instance_pb2, storage_pb2
+from runtime.transport import Transport
+from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
+from volume.limits import CALL_TIMEOUT_S
+
+CREATE_SEGMENT: Final = "/sixfold.storage.Storage/CreateSegment"
+NODE_STATUS: Final = "/sixfold.storage.Storage/NodeStatus"
+INSTANCE_STATUS: Final = "/sixfold.instance.Instance/Status"
+
+
+class Agents:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def create_segment(
+        self, volume: Volume, group: Group, member: Member, nodes: Mapping[NodeId, Node]
+    ) -> None:
+        """Safe to repeat: a node that has the segment already says so by answering."""
+        request = storage_pb2.CreateSegmentRequest(
+            volume=volume.id,
+            group=group.id,
+            slot=member.slot,
+            membership_epoch=group.membership_epoch,
+            segment_size=volume.segment_size,
+            born_lsn=group.born_lsn,
+            member=[_storage_member(each, nodes[each.node]) for each in group.members],
+        )
+        address = nodes[member.node].address
+        await self._transport.call(
+            address, CREATE_SEGMENT, request.SerializeToString(), timeout_s=CALL_TIMEOUT_S
+        )
+
+    async def node_status(self, address: str, timeout_s: float) -> NodeReport:
+        request = storage_pb2.NodeStatusRequest().SerializeToString()
+        answer = await self._transport.call(address, NODE_STATUS, request, timeout_s=timeout_s)
+        reply = storage_pb2.NodeStatusReply.FromString(answer)
+        return NodeReport(tuple(_segment_report(each) for each in reply.segment), reply.free_bytes)
+
+    async def instance_status(self, address: str, timeout_s: float) -> InstanceReport:
+        request = instance_pb2.StatusRequest().SerializeToString()
+        answer = await self._transport.call(address, INSTANCE_STATUS, request, timeout_s=timeout_s)
+        reply = instance_pb2.StatusReply.FromString(answer)
+        return InstanceReport(
+            role=reply.role,
+            state=reply.state,
+            epoch=Epoch(reply.epoch),
+            vdl=Lsn(reply.vdl),
+            vcl=Lsn(reply.vcl),
+            last_lsn=Lsn(reply.last_lsn),
+            sessions=reply.sessions,
+            cache_bytes=reply.cache_bytes,
+            sql_address=reply.sql_address,
+        )
+
+
+def _storage_member(member: Member, node: Node) -> storage_pb2.Member:
+    return storage_pb2.Member(slot=member.slot, node=node.id, address=node.address, az=node.az)
+
+
+def _segment_report(report: storage_pb2.SegmentStatus) -> SegmentReport:
+    return SegmentReport(
+        volume=VolumeId(report.volume),
+        id=SegmentId(GroupId(report.group), report.slot),
+        scl=Lsn(report.scl),
+        known_vdl=Lsn(report.known_vdl),
+        promised_epoch=Epoch(report.promised_epoch),
+        state=report.state,
+        hot_bytes=report.hot_bytes,
+        delta_layers=report.delta_layers,
+        image_layers=report.image_layers,
+        layer_bytes=report.layer_bytes,
+    )

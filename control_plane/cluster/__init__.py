@@ -1,0 +1,1 @@
+"""Pure decisions: what is known goes in, what to do comes out."""

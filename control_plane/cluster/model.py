@@ -1,0 +1,131 @@
+"""What the control plane knows of a cluster: what is wanted durably, and what was last seen.
+
+The first half is kept in the metadata store, the second half is made anew by looking.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NewType
+
+from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
+
+NodeId = NewType("NodeId", str)
+"""The name of a storage node, as in `s1`."""
+
+MAIN_VOLUME: Final = "main"
+"""The volume a cluster begins with, and the one meant when a request names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A storage node: where a segment may live."""
+
+    id: NodeId
+    az: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A db instance, which may be granted a volume to write."""
+
+    id: str
+    az: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of the six places of a group. `created`: the node has answered that it holds the segment."""
+
+    slot: int
+    node: NodeId
+    created: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    id: GroupId
+    membership_epoch: Epoch
+    born_lsn: Lsn
+    """The group has no record at or below it."""
+    members: tuple[Member, ...]
+
+    @property
+    def created_count(self) -> int:
+        return sum(member.created for member in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    id: VolumeId
+    name: str
+    segment_size: int
+    epoch: Epoch
+    """The newest one granted; 0 before the first writer."""
+    writer: str
+    """The instance it was granted to; empty before the first one."""
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReport:
+    """What a storage node says of one segment."""
+
+    volume: VolumeId
+    id: SegmentId
+    scl: Lsn
+    known_vdl: Lsn
+    promised_epoch: Epoch
+    state: str
+    hot_bytes: int
+    delta_layers: int
+    image_layers: int
+    layer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    segments: tuple[SegmentReport, ...]
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceReport:
+    role: str
+    state: str
+    epoch: Epoch
+    vdl: Lsn
+    vcl: Lsn
+    last_lsn: Lsn
+    sessions: int
+    cache_bytes: int
+    sql_address: str
+
+
+class Wanted(StrEnum):
+    """What a process of the local cluster should be doing."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    KILLED = "killed"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """What the operating system says of one process of the local cluster, and what is wanted of it."""
+
+    id: str
+    role: str
+    az: str
+    address: str
+    wanted: Wanted
+    pid: int | None = None
+    """None: it is not alive."""
+    paused: bool = False
+    age_s: float = 0.0
+    """For how long it has been watched since it started or was adopted."""
+    crashes: int = 0
+    """How often in a row it ended on its own, soon after its start."""
+    restart_in_s: float = 0.0
+    last_exit: str = ""

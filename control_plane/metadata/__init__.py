@@ -1,0 +1,1 @@
+"""What the control plane must remember: one interface, and the stores behind it."""

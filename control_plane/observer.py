@@ -1,0 +1,78 @@
+"""Looks at every storage node and instance, and remembers what each said last and when.
+
+All are asked at once and each has the same short deadline, so that looking never takes longer
+because somebody is dead. A question that still waits for its answer is shared, not repeated.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from control_plane.agents import Agents
+from control_plane.cluster.health import answers
+from control_plane.cluster.model import InstanceReport, NodeId, NodeReport
+from control_plane.cluster.status import Seen
+from control_plane.metadata.interface import Metadata
+from runtime.clock import Clock
+from volume.errors import VolumeError
+
+ANSWER_S_MAX: Final = 1.0
+"""A healthy process answers in a millisecond; one that needs this long is as good as silent."""
+
+
+class Observer:
+    def __init__(self, agents: Agents, metadata: Metadata, clock: Clock) -> None:
+        self._agents = agents
+        self._metadata = metadata
+        self._clock = clock
+        self._nodes: dict[NodeId, tuple[NodeReport, float]] = {}
+        self._instances: dict[str, tuple[InstanceReport, float]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        """The question to each process that waits for its answer; never two to the same."""
+
+    async def look(self, wait_s: float) -> None:
+        """Ask everybody. Returns when all have answered, or after `wait_s`: late answers still count."""
+        for node in await self._metadata.nodes():
+            self._ask(node.id, self._ask_node(node.id, node.address))
+        for instance in await self._metadata.instances():
+            self._ask(instance.id, self._ask_instance(instance.id, instance.address))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=wait_s)
+
+    def _ask(self, id: str, question: Coroutine[Any, Any, None]) -> None:
+        if id in self._asking and not self._asking[id].done():
+            question.close()
+        else:
+            self._asking[id] = asyncio.create_task(question)
+
+    async def _ask_node(self, id: NodeId, address: str) -> None:
+        try:
+            report = await self._agents.node_status(address, ANSWER_S_MAX)
+        except (VolumeError, DecodeError):
+            return  # its last answer stays and grows old: that is how a silence shows
+        self._nodes[id] = (report, self._clock.monotonic())
+
+    async def _ask_instance(self, id: str, address: str) -> None:
+        try:
+            report = await self._agents.instance_status(address, ANSWER_S_MAX)
+        except (VolumeError, DecodeError):
+            return
+        self._instances[id] = (report, self._clock.monotonic())
+
+    def node_reports(self) -> dict[NodeId, Seen[NodeReport]]:
+        now = self._clock.monotonic()
+        return {id: Seen(report, now - when) for id, (report, when) in self._nodes.items()}
+
+    def instance_reports(self) -> dict[str, Seen[InstanceReport]]:
+        now = self._clock.monotonic()
+        return {id: Seen(report, now - when) for id, (report, when) in self._instances.items()}
+
+    def answering(self) -> frozenset[NodeId]:
+        return frozenset(id for id, seen in self.node_reports().items() if answers(seen.ago_s))
+
+    async def close(self) -> None:
+        for task in self._asking.values():
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)

@@ -1,0 +1,120 @@
+"""Volumes and their groups: who may write, and where the segments are.
+
+What is promised is in the metadata before it is answered. Everything here may be repeated, and may
+be cut off between any two lines: the supervisor finishes what was begun.
+"""
+
+import asyncio
+
+from control_plane.agents import Agents
+from control_plane.cluster.model import MAIN_VOLUME, Node, NodeId, Volume
+from control_plane.cluster.placement import place
+from control_plane.cluster.reconcile import CreateSegment, plan_segments
+from control_plane.metadata.interface import Metadata
+from control_plane.observer import Observer
+from runtime.events import get_logger
+from volume.errors import InvalidRequest, QuorumLost, StaleEpoch, VolumeError
+from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn
+from volume.quorum import COPIES, WRITE_QUORUM
+
+events = get_logger("control.volumes")
+
+
+class Volumes:
+    def __init__(self, metadata: Metadata, agents: Agents, observer: Observer) -> None:
+        self._metadata = metadata
+        self._agents = agents
+        self._observer = observer
+
+    async def open(self, name: str, instance: str, expected: Epoch) -> Volume:
+        """Grant a new epoch. Nothing is granted while a group has too few segments to be written."""
+        if not instance:
+            raise InvalidRequest(f"open volume {name}: the request names no instance")
+        volume = await self._metadata.volume(name)
+        if not volume.groups:
+            raise QuorumLost(f"open volume {name}: its first group has not been placed yet")
+        for group in volume.groups:
+            await self._ensure_created(name, group.id)
+        granted = await self._metadata.grant_epoch(name, expected, instance)
+        events.info("epoch.granted", volume=name, epoch=granted.epoch, writer=instance)
+        return granted
+
+    async def add_group(self, name: str, group: GroupId, epoch: Epoch, born_lsn: Lsn) -> Volume:
+        """The volume with that group in it, made if need be, at a write quorum of its nodes."""
+        volume = await self._metadata.volume(name)
+        if epoch < volume.epoch:
+            raise StaleEpoch(f"add group {group} to {name} in epoch {epoch}: now in {volume.epoch}")
+        if epoch > volume.epoch:
+            raise InvalidRequest(f"add group {group} to {name} in epoch {epoch}: only {volume.epoch} granted")
+        if group >= len(volume.groups):
+            await self._place(volume, group, born_lsn)
+        return await self._ensure_created(name, group)
+
+    async def create_main(self, segment_size: int) -> None:
+        """The volume a cluster begins with, once there are nodes enough for its first group."""
+        if any(volume.name == MAIN_VOLUME and volume.groups for volume in await self._metadata.volumes()):
+            return
+        volume = await self._metadata.create_volume(MAIN_VOLUME, segment_size)
+        if not volume.groups:
+            await self._place(volume, GroupId(0), LSN_ZERO)
+            await self.create_missing()
+
+    async def create_missing(self) -> None:
+        """Ask again for every segment that nobody has confirmed, where the node answers."""
+        plan = plan_segments(await self._metadata.volumes(), self._observer.answering())
+        await self._create(plan)
+
+    async def _place(self, volume: Volume, group: GroupId, born_lsn: Lsn) -> None:
+        load: dict[NodeId, int] = {}
+        for other in await self._metadata.volumes():
+            for member in (member for each in other.groups for member in each.members):
+                load[member.node] = load.get(member.node, 0) + 1
+        members = place(await self._metadata.nodes(), load, self._observer.answering())
+        await self._metadata.add_group(volume.name, group, born_lsn, members)
+        events.info(
+            "group.placed", volume=volume.name, group=group, nodes=" ".join(member.node for member in members)
+        )
+
+    async def _ensure_created(self, name: str, group: GroupId) -> Volume:
+        """Create what is missing of a group below its write quorum; raises QuorumLost if that is not enough."""
+        volume = await self._metadata.volume(name)
+        found = volume.groups[group]
+        answering = self._observer.answering()
+        for asked in (answering, {member.node for member in found.members} - answering):
+            # Those that answer come first, so that a dead node's deadline is waited for only in need.
+            if volume.groups[group].created_count < WRITE_QUORUM:
+                missing = [
+                    CreateSegment(volume, found, member)
+                    for member in found.members
+                    if not member.created and member.node in asked
+                ]
+                await self._create(missing)
+                volume = await self._metadata.volume(name)
+        count = volume.groups[group].created_count
+        if count < WRITE_QUORUM:
+            raise QuorumLost(
+                f"create group {group} of {name}: {count} of {COPIES} segments made, {WRITE_QUORUM} needed"
+            )
+        return volume
+
+    async def _create(self, plan: list[CreateSegment]) -> None:
+        if not plan:
+            return
+        nodes = {node.id: node for node in await self._metadata.nodes()}
+        await asyncio.gather(*(self._create_one(wanted, nodes) for wanted in plan))
+
+    async def _create_one(self, wanted: CreateSegment, nodes: dict[NodeId, Node]) -> None:
+        volume, group, member = wanted.volume, wanted.group, wanted.member
+        try:
+            await self._agents.create_segment(volume, group, member, nodes)
+        except VolumeError as error:
+            events.warning(
+                "segment.not_created",
+                node=member.node,
+                group=group.id,
+                slot=member.slot,
+                reason=f"{type(error).__name__}: {error}",
+            )
+            return
+        await self._metadata.mark_created(volume.name, group.id, member.slot, member.node)
+        events.info("segment.created", node=member.node, group=group.id, slot=member.slot)

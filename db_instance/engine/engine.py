@@ -1,0 +1,309 @@
+"""SQL on the volume: pooled SQLite connections, snapshots, the write lock, commits.
+
+A lease is one connection for as long as a statement or a transaction needs it. Statements run in
+greenlets (parking.py) on the event loop's own thread; they wait inside SQLite without stalling others.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apsw
+
+from db_instance.engine import parking
+from db_instance.engine.pages import Pages
+from db_instance.engine.vfs import VolumeFile, VolumeVfs
+from db_instance.engine.write_lock import WriteLock
+from runtime.events import get_logger
+from volume.ids import Lsn
+
+events = get_logger("engine")
+
+_STEPS_BETWEEN_LOOKS: Final = 4000
+"""SQLite VM steps between two turns of the event loop, so that a long query never stalls others."""
+
+_IDLE_CONNECTIONS_MAX: Final = 64
+_STATEMENTS_CACHED: Final = 200
+
+SqlFunction = tuple[str, int, Callable[..., Any], bool]
+"""Name, number of arguments (-1: any), what to call, whether equal arguments give equal results."""
+
+
+class SerializationFailure(Exception):
+    """The snapshot that the transaction reads is no longer the newest one, and it wants to write."""
+
+
+class ReadOnlyVolume(Exception):
+    """The volume was opened read-only: fewer than four of six segments of some group answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    name: str
+    spill_folder: str | None = None
+    connection_cache_kib: int = 2000
+    """SQLite's own page cache, per pooled connection."""
+
+
+class Lease:
+    """One pooled connection in the hands of one session."""
+
+    def __init__(self, connection: apsw.Connection, file: VolumeFile) -> None:
+        self.connection = connection
+        self.file = file
+        self.holds_write_lock = False
+        self.interrupted = False
+        self.generation = 0
+
+    def interrupt(self) -> None:
+        """End the running statement at its next step (cancel, statement_timeout)."""
+        self.interrupted = True
+
+
+class Cursor:
+    """A running statement: its columns, and its rows as they are asked for."""
+
+    def __init__(self, lease: Lease, cursor: apsw.Cursor, changes_before: int) -> None:
+        self._lease = lease
+        self._cursor = cursor
+        self._changes_before = changes_before
+        self.columns: list[tuple[str, str | None]] = []
+
+    def _start(self, sql: str, params: Sequence[Any]) -> None:
+        self._cursor.execute(sql, params)
+        try:
+            self.columns = [(name, decltype) for name, decltype in self._cursor.get_description()]
+        except apsw.ExecutionCompleteError:
+            self.columns = []
+
+    @property
+    def rows_affected(self) -> int:
+        return self._lease.connection.total_changes() - self._changes_before
+
+    async def fetch(self, count: int = 0) -> list[tuple[Any, ...]]:
+        """The next `count` rows, or all that are left; fewer at the end."""
+        return await parking.run(self._take, count)
+
+    def _take(self, count: int) -> list[tuple[Any, ...]]:
+        if count <= 0:
+            return self._cursor.fetchall()
+        rows = []
+        for row in self._cursor:
+            rows.append(row)
+            if len(rows) == count:
+                break
+        return rows
+
+    def close(self) -> None:
+        self._cursor.close(True)
+
+
+class Engine:
+    def __init__(self, pages: Pages, settings: EngineSettings, functions: Iterable[SqlFunction] = ()) -> None:
+        self.pages = pages
+        self.commits = 0
+        self.statements = 0
+        self._settings = settings
+        self._functions = list(functions)
+        self._vfs = VolumeVfs(settings.name, pages, settings.spill_folder)
+        self._idle: list[Lease] = []
+        self._write_lock = WriteLock()
+        self._generation = 0
+        self._connections = 0
+        self._authorizer: Callable[..., int] = _authorize
+
+    # Connections
+
+    async def lease(self) -> Lease:
+        """A connection with no transaction on it."""
+        if self._idle:
+            return self._idle.pop()
+        lease = await parking.run(self._connect)
+        lease.generation = self._generation
+        return lease
+
+    def give_back(self, lease: Lease) -> None:
+        assert not lease.connection.in_transaction
+        assert not lease.holds_write_lock
+        lease.interrupted = False
+        if lease.generation == self._generation and len(self._idle) < _IDLE_CONNECTIONS_MAX:
+            self._idle.append(lease)
+        else:
+            lease.connection.close()
+
+    def discard(self, lease: Lease) -> None:
+        """Close a connection in whatever state it is, with its transaction undone."""
+        lease.file.rolling_back = True
+        lease.file.discard()
+        lease.connection.close(True)
+        self._release(lease)
+
+    def _connect(self) -> Lease:
+        # A name of its own: opening reads the header, which may park, and another may open meanwhile.
+        self._connections += 1
+        name = f"volume-{self._connections}"
+        connection = apsw.Connection(name, vfs=self._settings.name, statementcachesize=_STATEMENTS_CACHED)
+        file = self._vfs.take_opened(name)
+        lease = Lease(connection, file)
+        for pragma, value in (
+            ("page_size", 4096),
+            ("journal_mode", "memory"),
+            ("synchronous", "normal"),
+            ("cache_size", -self._settings.connection_cache_kib),
+            ("foreign_keys", "on"),
+            ("recursive_triggers", "on"),
+            ("trusted_schema", "off"),
+        ):
+            connection.pragma(pragma, value)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
+        for name, arguments, function, deterministic in self._functions:
+            connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
+        connection.set_progress_handler(lambda: _look_up(lease), _STEPS_BETWEEN_LOOKS)
+        connection.authorizer = self._authorizer
+        return lease
+
+    # Statements
+
+    async def execute(self, lease: Lease, sql: str, params: Sequence[Any] = ()) -> Cursor:
+        """Start one statement; a statement without rows has run when this returns."""
+        self.statements += 1
+        cursor = Cursor(lease, lease.connection.cursor(), lease.connection.total_changes())
+        await parking.run(cursor._start, sql, params)
+        return cursor
+
+    async def rows(self, lease: Lease, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement."""
+        return await parking.run(lambda: lease.connection.execute(sql, params).fetchall())
+
+    # Transactions
+
+    async def begin_write(self, lease: Lease, lock_timeout_s: float | None = None) -> None:
+        """Take the write lock and begin on the newest pages. Raises LockTimeout, ReadOnlyVolume, VolumeBusy."""
+        await self._acquire(lease, lock_timeout_s)
+        try:
+            lease.file.write_mode = True
+            await parking.run(lease.connection.execute, "BEGIN IMMEDIATE")
+        except BaseException:
+            self._release(lease)
+            raise
+
+    async def begin_snapshot(self, lease: Lease) -> None:
+        """Pin the newest read point until the transaction ends."""
+        await parking.run(
+            lambda: lease.connection.execute("BEGIN; SELECT 1 FROM sqlite_schema LIMIT 0").fetchall()
+        )
+        assert lease.file.read_point is not None
+
+    async def upgrade(self, lease: Lease, lock_timeout_s: float | None = None) -> None:
+        """Let a snapshot transaction write. Raises SerializationFailure if its snapshot is outdated."""
+        await self._acquire(lease, lock_timeout_s)
+        if lease.file.read_point != self.pages.newest:
+            self._release(lease)
+            raise SerializationFailure("could not serialize access due to concurrent update")
+        lease.file.become_writer()
+
+    async def _acquire(self, lease: Lease, lock_timeout_s: float | None) -> None:
+        assert not lease.holds_write_lock
+        if not self.pages.driver.writable:
+            raise ReadOnlyVolume("the volume is open read-only: too few storage nodes answer")
+        await self._write_lock.acquire(lock_timeout_s)
+        lease.holds_write_lock = True
+        try:
+            await self.pages.driver.wait_for_room()
+        except BaseException:
+            self._release(lease)
+            raise
+
+    def _release(self, lease: Lease) -> None:
+        if lease.holds_write_lock:
+            lease.holds_write_lock = False
+            lease.file.write_mode = False
+            self._write_lock.release()
+
+    async def commit(self, lease: Lease) -> Lsn:
+        """End the transaction; the lock is free when this returns. The LSN to wait for, 0 if none.
+
+        If SQLite refuses (a deferred constraint, storage out of reach) the transaction is still open.
+        """
+        lease.file.commit_lsn = None
+        await parking.run(lease.connection.execute, "COMMIT")
+        self._release(lease)
+        if lease.file.commit_lsn is None:
+            return Lsn(0)
+        self.commits += 1
+        return lease.file.commit_lsn
+
+    async def rollback(self, lease: Lease) -> None:
+        """Undo the transaction, whatever state it is in."""
+        lease.interrupted = False
+        lease.file.rolling_back = True
+        try:
+            if lease.connection.in_transaction:
+                await parking.run(lease.connection.execute, "ROLLBACK")
+        finally:
+            lease.file.rolling_back = False
+            lease.file.discard()
+            self._release(lease)
+
+    async def wait_durable(self, lsn: Lsn) -> None:
+        """Return once the VDL covers the LSN. Raises OutcomeUnknown."""
+        await self.pages.driver.wait_durable(lsn)
+
+    # The volume
+
+    async def create_database(self) -> None:
+        """Give an empty volume SQLite's header, as the first mini-transaction of its log."""
+        if self.pages.newest:
+            return
+        lease = await self.lease()
+        await self.begin_write(lease)
+        try:
+            await self.rows(lease, "PRAGMA user_version = 1")
+            lsn = await self.commit(lease)
+        except BaseException:
+            await self.rollback(lease)
+            raise
+        self.give_back(lease)
+        await self.wait_durable(lsn)
+        self.reset_connections()
+
+    def reset_connections(self) -> None:
+        """The volume was opened anew: no connection keeps what it has cached."""
+        self._generation += 1
+        for lease in self._idle:
+            lease.connection.close()
+        self._idle.clear()
+
+    def close(self) -> None:
+        self.reset_connections()
+        self._vfs.unregister()
+
+
+def _look_up(lease: Lease) -> bool:
+    """Called by SQLite every so many steps: let others run. True ends the statement."""
+    parking.park(asyncio.sleep(0))
+    return lease.interrupted
+
+
+_ALLOWED_PRAGMAS: Final = {
+    "user_version",
+    "table_info",
+    "table_xinfo",
+    "index_list",
+    "index_info",
+    "foreign_key_list",
+}
+
+
+def _authorize(action: int, first: str | None, second: str | None, schema: str | None, by: str | None) -> int:
+    """SQL from the network is hostile: it names no files and changes no setting of SQLite."""
+    if action in (apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH):
+        return apsw.SQLITE_DENY
+    if action == apsw.SQLITE_PRAGMA and first not in _ALLOWED_PRAGMAS:
+        return apsw.SQLITE_DENY
+    if action == apsw.SQLITE_FUNCTION and second == "load_extension":
+        return apsw.SQLITE_DENY
+    return apsw.SQLITE_OK

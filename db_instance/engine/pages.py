@@ -1,0 +1,244 @@
+"""The volume's pages as SQLite's connections see them: read at a read point, committed as redo.
+
+Reading: the buffer pool, else storage, with the statement's greenlet parked meanwhile. Writing: a
+commit's staged pages become one mini-transaction. Read points: each snapshot in use is pinned, and the
+lowest one is what storage must keep.
+"""
+
+import asyncio
+from typing import Final
+
+from db_instance.engine.mini_transaction import (
+    HEADER_PAGE,
+    before_creation,
+    change_of,
+    header_change,
+    page_count,
+)
+from db_instance.engine.page_cache import NEWEST, PageCache, Version
+from db_instance.engine.parking import park
+from db_instance.engine.staged_pages import StagedPages
+from db_instance.volume_driver.batcher import Change
+from db_instance.volume_driver.driver import VolumeDriver
+from runtime.clock import Clock
+from volume.errors import VolumeError
+from volume.ids import Lsn, PageNumber
+from volume.limits import LOCK_PAGE_OFFSET, PAGE_SIZE_BYTES, READ_PAGES_MAX
+
+LOCK_PAGE: Final = PageNumber(LOCK_PAGE_OFFSET // PAGE_SIZE_BYTES + 1)
+_CHUNK_PAGES: Final = 256
+"""Pages of a large transaction that become redo between two looks at the back-pressure."""
+
+
+class VolumeBroken(VolumeError):
+    """A large commit stopped half way: only opening the volume anew can tell what became of it."""
+
+
+class Pages:
+    def __init__(self, driver: VolumeDriver, cache: PageCache, clock: Clock) -> None:
+        self.cache = cache
+        self.broken: asyncio.Future[VolumeBroken] = asyncio.get_running_loop().create_future()
+        self._clock = clock
+        self._pinned: dict[Lsn, int] = {}
+        self._flights: dict[PageNumber, asyncio.Future[None]] = {}
+        self.attach(driver)
+
+    def attach(self, driver: VolumeDriver) -> None:
+        """Work on this driver's volume from now on; what was cached of an earlier one is forgotten."""
+        self.driver = driver
+        self.newest = driver.vdl
+        self.cache.clear()
+        self.cache.vdl = driver.vdl
+        driver.lowest_read_point = self.lowest_read_point
+        driver.on_vdl = self._on_vdl
+
+    def _on_vdl(self, vdl: Lsn) -> None:
+        self.cache.on_vdl(vdl, min(self.lowest_read_point(), vdl))
+
+    # Read points
+
+    def pin(self) -> Lsn:
+        """Take the newest read point: the VDL. It is kept readable until `unpin`."""
+        read_point = self.driver.vdl
+        self._pinned[read_point] = self._pinned.get(read_point, 0) + 1
+        return read_point
+
+    def unpin(self, read_point: Lsn) -> None:
+        count = self._pinned[read_point] - 1
+        if count:
+            self._pinned[read_point] = count
+        else:
+            del self._pinned[read_point]
+
+    def lowest_read_point(self) -> Lsn:
+        # Read points are taken in ascending order, so the first one is the lowest.
+        return next(iter(self._pinned), self.driver.vdl)
+
+    # Reading
+
+    def read(self, page: PageNumber, read_point: Lsn, ahead: int = 0) -> bytes:
+        """The page as of the read point. Parks the greenlet if it is not in the pool."""
+        version = self.cache.get(page, read_point)
+        if version is None:
+            version = park(self.fetch(page, read_point, ahead))
+        return version.data
+
+    def page_count(self, read_point: Lsn) -> int:
+        if min(read_point, self.newest) == 0:
+            return 0
+        return page_count(self.read(HEADER_PAGE, read_point))
+
+    async def fetch(self, page: PageNumber, read_point: Lsn, ahead: int = 0) -> Version:
+        """Read the page from storage, and up to `ahead` pages after it with it."""
+        while (flight := self._flights.get(page)) is not None:
+            await asyncio.wait([flight])
+            version = self.cache.get(page, read_point)
+            if version is not None:
+                return version
+        driver = self.driver
+        vdl = driver.vdl
+        version = await self._fetch_at(vdl, page, ahead)
+        if version.lsn <= read_point:
+            return version
+        # An old snapshot, and the page has changed since: its version then is read and not kept.
+        lsn, data = (await driver.read_pages([page], read_point))[0]
+        return Version(lsn, data)
+
+    async def _fetch_at(self, vdl: Lsn, page: PageNumber, ahead: int) -> Version:
+        wanted = [page, *self._worth_fetching(page, ahead)]
+        flight: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for number in wanted:
+            self.cache.begin_fetch(number)
+            self._flights[number] = flight
+        found: dict[PageNumber, Version] = {}
+        try:
+            answers = await self.driver.read_pages(wanted, vdl)
+            found = {number: Version(*answer) for number, answer in zip(wanted, answers, strict=True)}
+        finally:
+            for number in wanted:
+                self.cache.end_fetch(number, found.get(number))
+                del self._flights[number]
+            flight.set_result(None)
+        return found[page]
+
+    def _worth_fetching(self, page: PageNumber, ahead: int) -> list[PageNumber]:
+        if not ahead:
+            return []
+        header = self.cache.newest(HEADER_PAGE)
+        last = page_count(header.data) if header is not None else page
+        pages_per_group = self.driver.pages_per_group
+        group_end = (page - 1) // pages_per_group * pages_per_group + pages_per_group
+        last = min(last, group_end, page + min(ahead, READ_PAGES_MAX - 1))
+        return [
+            PageNumber(number)
+            for number in range(page + 1, last + 1)
+            if number != LOCK_PAGE
+            and number not in self._flights
+            and self.cache.newest(PageNumber(number)) is None
+        ]
+
+    # Committing
+
+    def commit(self, staged: StagedPages) -> Lsn | None:
+        """Turn the staged pages into one mini-transaction and send it on its way; its CPL's LSN.
+
+        None if nothing changed (a rollback plays the old pages back). Called inside a statement's
+        greenlet by the holder of the write lock, so `newest` stands still meanwhile.
+        """
+        header_before = self._before(HEADER_PAGE, 0)
+        count_before = page_count(header_before.data)
+        header_after = staged.get(HEADER_PAGE)
+        if header_after is None:
+            header_after = header_before.data
+        self._grow_for(max(page_count(header_after), staged.page_max))
+        if staged.spilled:
+            return self._commit_large(staged, header_before, header_after, count_before)
+        return self._commit_small(staged, header_before, header_after, count_before)
+
+    def _grow_for(self, pages: int) -> None:
+        if self.driver.needs_groups(pages):
+            park(self.driver.ensure_groups(pages))
+
+    def _before(self, page: PageNumber, count_before: int) -> Version:
+        """The page's newest committed version."""
+        version = self.cache.newest(page)
+        if version is not None:
+            return version
+        if self.newest == 0 or (page > count_before and page != HEADER_PAGE):
+            return before_creation()
+        return park(self.fetch(page, NEWEST))
+
+    def _commit_small(
+        self, staged: StagedPages, header_before: Version, header_after: bytes, count_before: int
+    ) -> Lsn | None:
+        changes: list[Change] = []
+        written: list[bytes] = []
+        for page in staged.in_order():
+            if page == HEADER_PAGE:
+                continue
+            after = staged.get(page)
+            assert after is not None
+            change = change_of(page, self._before(page, count_before), after)
+            if change is not None:
+                changes.append(change)
+                written.append(after)
+        if not changes and header_after == header_before.data:
+            return None
+        changes.append(header_change(header_before, header_after, self._commit_time_us()))
+        written.append(header_after)
+        last = self.driver.append(changes)
+        lsn = last - len(changes) + 1
+        for change, after in zip(changes, written, strict=True):
+            self.cache.commit(change.page, Version(Lsn(lsn), after))
+            lsn += 1
+        self.newest = last
+        return last
+
+    def _commit_large(
+        self, staged: StagedPages, header_before: Version, header_after: bytes, count_before: int
+    ) -> Lsn | None:
+        """As small, in chunks with back-pressure between them; returns once it is durable.
+
+        Its pages are not kept in the pool: until they are durable nothing but `staged` holds them.
+        """
+        if header_after == header_before.data:
+            return None
+        started = False
+        try:
+            changes: list[Change] = []
+            for page in staged.in_order():
+                if page == HEADER_PAGE:
+                    continue
+                after = staged.get(page)
+                assert after is not None
+                change = change_of(page, self._before(page, count_before), after)
+                if change is not None:
+                    changes.append(change)
+                if len(changes) >= _CHUNK_PAGES:
+                    park(self.driver.wait_for_room())
+                    started = True
+                    self._append_superseding(changes)
+                    changes = []
+            changes.append(header_change(header_before, header_after, self._commit_time_us()))
+            started = True
+            last = self._append_superseding(changes)
+            park(self.driver.wait_durable(last))
+        except BaseException as error:
+            if started and not self.broken.done():
+                self.broken.set_result(
+                    VolumeBroken(f"commit of {len(staged)} pages stopped half way: {error}")
+                )
+            raise
+        self.newest = last
+        return last
+
+    def _append_superseding(self, changes: list[Change]) -> Lsn:
+        last = self.driver.append(changes)
+        lsn = last - len(changes) + 1
+        for change in changes:
+            self.cache.supersede(change.page, Lsn(lsn))
+            lsn += 1
+        return last
+
+    def _commit_time_us(self) -> int:
+        return int(self._clock.now() * 1_000_000)

@@ -1,0 +1,180 @@
+"""The database file as SQLite sees it: pages come from the volume, writes become redo.
+
+SQLite calls these methods from inside a statement, which runs in a greenlet. Each one is a few lines:
+decide, hand over, return. What SQLite expects of each is at https://sqlite.org/c3ref/io_methods.html;
+the comments say only what we do differently, and why.
+"""
+
+from typing import Final
+
+import apsw
+
+from db_instance.engine.page_cache import NEWEST
+from db_instance.engine.pages import Pages
+from db_instance.engine.staged_pages import StagedPages
+from volume.ids import Lsn, PageNumber
+from volume.limits import MIB, PAGE_SIZE_BYTES
+
+_STAGED_MEMORY_MAX: Final = 32 * MIB
+_AHEAD_MAX: Final = 64
+"""Pages read ahead of a scan: a quarter of a megabyte an answer."""
+
+
+class VolumeFile(apsw.VFSFile):
+    """One connection's view of the volume: its read point, and what it has written."""
+
+    def __init__(self, pages: Pages, spill_folder: str | None) -> None:
+        # No super().__init__(): there is no file below us to inherit from.
+        self.write_mode = False
+        """Set by the engine for the holder of the write lock: it alone may write, on the newest pages."""
+        self.commit_lsn: Lsn | None = None
+        self.read_point: Lsn | None = None
+        self.rolling_back = False
+        self._pages = pages
+        self._spill_folder = spill_folder
+        self._staged: StagedPages | None = None
+        self._last_miss = 0
+        self._ahead = 0
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        page = PageNumber(offset // PAGE_SIZE_BYTES + 1)
+        content = None
+        if self._staged is not None:
+            content = self._staged.get(page)
+        if content is None:
+            content = self._committed(page)
+        if amount == PAGE_SIZE_BYTES:
+            return content
+        # SQLite also reads 16 bytes at offset 24 to see whether another commit was here.
+        start = offset % PAGE_SIZE_BYTES
+        return content[start : start + amount]
+
+    def _committed(self, page: PageNumber) -> bytes:
+        read_point = self.read_point
+        if read_point is None:
+            # Before its first lock a connection reads the header, to learn the page size.
+            read_point = self._pages.driver.vdl
+        if min(read_point, self._pages.newest) == 0:
+            return b""
+        version = self._pages.cache.get(page, read_point)
+        if version is not None:
+            return version.data
+        self._ahead = self._next_ahead(page)
+        self._last_miss = page
+        return self._pages.read(page, read_point, self._ahead)
+
+    def _next_ahead(self, page: PageNumber) -> int:
+        """Misses that follow each other closely are a scan: read ahead, twice as far each time."""
+        if self._last_miss < page <= self._last_miss + self._ahead + 2:
+            return min(_AHEAD_MAX, max(4, self._ahead * 2))
+        return 0
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        page, start = divmod(offset, PAGE_SIZE_BYTES)
+        assert start == 0 and len(data) == PAGE_SIZE_BYTES, (
+            "SQLite writes whole pages to the main database file"
+        )
+        if self._staged is None:
+            self._staged = StagedPages(_STAGED_MEMORY_MAX, self._spill_folder)
+        self._staged.put(PageNumber(page + 1), bytes(data))
+
+    def xSync(self, flags: int) -> None:
+        # The end of a transaction, not its durability: the session answers the client later, once the
+        # VDL has passed this commit's last record. SQLite also syncs after it played a rollback back.
+        if self._staged is None:
+            return
+        if not self.rolling_back:
+            lsn = self._pages.commit(self._staged)
+            if lsn is not None:
+                self.commit_lsn = lsn
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what was written and not committed."""
+        if self._staged is not None:
+            self._staged.close()
+            self._staged = None
+
+    def xLock(self, level: int) -> None:
+        if level >= apsw.SQLITE_LOCK_RESERVED:
+            if not self.write_mode or self.read_point != NEWEST:
+                raise apsw.BusyError("only the holder of the write lock may write, on the newest pages")
+            return
+        if self.read_point is None:
+            self.read_point = NEWEST if self.write_mode else self._pages.pin()
+
+    def xUnlock(self, level: int) -> None:
+        if level == apsw.SQLITE_LOCK_NONE and self.read_point is not None:
+            if self.read_point != NEWEST:
+                self._pages.unpin(self.read_point)
+            self.read_point = None
+
+    def become_writer(self) -> None:
+        """Turn a snapshot that is still the newest one into the write transaction's view."""
+        assert self.read_point is not None
+        if self.read_point != NEWEST:
+            self._pages.unpin(self.read_point)
+            self.read_point = NEWEST
+        self.write_mode = True
+
+    def xCheckReservedLock(self) -> bool:
+        return False
+
+    def xFileSize(self) -> int:
+        read_point = self.read_point if self.read_point is not None else self._pages.driver.vdl
+        staged = self._staged.page_max if self._staged is not None else 0
+        return max(self._pages.page_count(read_point), staged) * PAGE_SIZE_BYTES
+
+    def xTruncate(self, newsize: int) -> None:
+        # The volume itself never shrinks; what a rollback takes back was never sent.
+        if self._staged is not None:
+            self._staged.truncate(newsize // PAGE_SIZE_BYTES)
+
+    def xFileControl(self, op: int, ptr: int) -> bool:
+        return False
+
+    def xSectorSize(self) -> int:
+        return PAGE_SIZE_BYTES
+
+    def xDeviceCharacteristics(self) -> int:
+        return apsw.SQLITE_IOCAP_SAFE_APPEND | apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+
+    def xClose(self) -> None:
+        self.xUnlock(apsw.SQLITE_LOCK_NONE)
+        self.discard()
+
+
+class VolumeVfs(apsw.VFS):
+    """Opens the volume for SQLite; its temporary files (large sorts) go to the operating system's own."""
+
+    def __init__(self, name: str, pages: Pages, spill_folder: str | None) -> None:
+        super().__init__(name, "")
+        self._pages = pages
+        self._spill_folder = spill_folder
+        self._opened: dict[str, VolumeFile] = {}
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+        if not flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            return super().xOpen(name, flags)
+        file = VolumeFile(self._pages, self._spill_folder)
+        self._opened[_plain(name)] = file
+        return file
+
+    def take_opened(self, name: str) -> VolumeFile:
+        """The file behind a connection that was opened under this name, asked for once."""
+        return self._opened.pop(name)
+
+    def xAccess(self, pathname: str, flags: int) -> bool:
+        return False
+
+    def xFullPathname(self, name: str) -> str:
+        return name
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        # Journals live in memory; only a temporary file can be meant, and those delete themselves.
+        return
+
+
+def _plain(name: str | apsw.URIFilename | None) -> str:
+    assert name is not None
+    return name.filename() if isinstance(name, apsw.URIFilename) else name

@@ -1,0 +1,291 @@
+"""One session's transaction: what the client believes it is in, and what SQLite is in.
+
+The two differ on purpose. A READ COMMITTED block that has only read holds nothing in SQLite, so each
+of its statements reads the newest read point; the first statement that writes takes the write lock
+and begins. REPEATABLE READ and SERIALIZABLE pin a read point at the first statement instead, and may
+write only while it is still the newest. A COMMIT gives the lock away at once, and then waits until
+the commit is durable: whoever is next need not wait for that.
+
+    status    I no block        T in a block          E in a block that has failed
+    hold      NOTHING           SNAPSHOT (pinned)     WRITE (has the lock)
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from db_instance.dialect import Catalog
+from db_instance.session.engine_api import SqlEngine
+from db_instance.session.errors import SessionError
+from db_instance.session.rows import Rows
+from db_instance.session.settings import Settings
+
+READ_COMMITTED: Final = "read committed"
+_SAVEPOINTS_MAX: Final = 1000
+
+
+class Hold(enum.Enum):
+    NOTHING = "nothing"
+    SNAPSHOT = "snapshot"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Characteristics:
+    """How the current block reads and writes."""
+
+    isolation: str = READ_COMMITTED
+    read_only: bool = False
+    deferrable: bool = False
+
+
+class Transaction:
+    def __init__(self, engine: SqlEngine, settings: Settings) -> None:
+        self.status = b"I"
+        self.characteristics = Characteristics()
+        self.committing = False
+        """COMMIT is under way: it can no longer be cancelled."""
+        self.has_run = False
+        """A statement of this block has run: its isolation level is fixed."""
+        self._engine = engine
+        self._settings = settings
+        self._hold = Hold.NOTHING
+        self._lease: Any = None
+        self._rows: set[Rows] = set()
+        self._savepoints: list[str] = []
+        self._changed_schema = False
+        self._catalog: Catalog | None = None
+        self._defaults = Characteristics()
+        self._defaults_as_of = -1
+
+    @property
+    def in_block(self) -> bool:
+        return self.status != b"I"
+
+    @property
+    def writes(self) -> bool:
+        return self._hold is Hold.WRITE
+
+    # Statements
+
+    async def catalog(self) -> Catalog:
+        """The schema as this transaction sees it."""
+        if not self._changed_schema:
+            return self._engine.catalog
+        if self._catalog is None:
+            self._catalog = await self._engine.load_catalog(self._lease)
+        return self._catalog
+
+    async def read(self, sql: str, params: Sequence[Any]) -> Rows:
+        """Start a statement that only reads."""
+        lease = self._lease
+        if lease is None:
+            lease = self._lease = await self._engine.lease()
+        if self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED:
+            await self._engine.begin_snapshot(lease)
+            self._hold = Hold.SNAPSHOT
+            await self._establish_savepoints()
+        self.has_run = True
+        cursor = await self._engine.execute(lease, sql, params)
+        rows = Rows(cursor)
+        self._rows.add(rows)
+        return rows
+
+    async def write(self, sql: str, params: Sequence[Any], *, changes_schema: bool = False) -> Rows:
+        """Run a statement that writes; its rows are held in memory, so it has run to its end."""
+        await self.begin_writing()
+        await self._hold_rows()
+        if changes_schema:
+            self._changed_schema = True
+            self._catalog = None
+        cursor = await self._engine.execute(self._lease, sql, params)
+        rows = Rows(cursor)
+        if rows.columns:
+            await rows.hold()
+        else:
+            rows.close_cursor()
+        return rows
+
+    async def begin_writing(self) -> None:
+        """Take the write lock, if this transaction does not have it yet."""
+        if self._hold is Hold.WRITE:
+            return
+        if self.characteristics.read_only:
+            raise SessionError("25006", "cannot execute a statement that writes in a read-only transaction")
+        await self._hold_rows()
+        self.has_run = True
+        timeout_s = self._settings.seconds("lock_timeout")
+        if self._lease is None:
+            self._lease = await self._engine.lease()
+        if self._hold is Hold.SNAPSHOT:
+            await self._engine.upgrade(self._lease, timeout_s)
+            self._hold = Hold.WRITE
+            return
+        await self._engine.begin_write(self._lease, timeout_s)
+        self._hold = Hold.WRITE
+        await self._establish_savepoints()
+
+    async def describe(self, sql: str, params: int) -> list[tuple[str, str | None]]:
+        """The columns of a statement without running it."""
+        if self._lease is None:
+            self._lease = await self._engine.lease()
+        return await self._engine.describe(self._lease, sql, params)
+
+    async def _hold_rows(self) -> None:
+        """Open portals read on from memory: a cursor would see, or hinder, what is written now."""
+        for rows in self._rows:
+            await rows.hold()
+        self._rows.clear()
+
+    def forget(self, rows: Rows) -> None:
+        """The statement is over, or its portal is closed."""
+        rows.close()
+        self._rows.discard(rows)
+
+    # Blocks
+
+    def begin(self, characteristics: Characteristics) -> None:
+        """BEGIN. Nothing happens in SQLite before the first statement."""
+        self.status = b"T"
+        self.characteristics = characteristics
+
+    def defaults(self) -> Characteristics:
+        """What holds for a block that says nothing else, and outside of blocks."""
+        settings = self._settings
+        if self._defaults_as_of != settings.changes:
+            self._defaults_as_of = settings.changes
+            self._defaults = Characteristics(
+                settings.get("default_transaction_isolation"),
+                settings.get("default_transaction_read_only") == "on",
+                settings.get("default_transaction_deferrable") == "on",
+            )
+        return self._defaults
+
+    def begin_implicit(self) -> None:
+        """A statement outside of a block: what the defaults say holds for it."""
+        if not self.has_run:
+            self.characteristics = self.defaults()
+
+    async def commit(self) -> None:
+        """End the transaction; returns once it is durable. Raises OutcomeUnknown.
+
+        If it cannot be committed it has been undone when this raises.
+        """
+        lsn = 0
+        self.committing = True
+        try:
+            if self._hold is Hold.WRITE:
+                lsn = await self._commit_writes()
+            elif self._hold is Hold.SNAPSHOT:
+                await self._undo()
+            self._end(committed=True)
+            if lsn:
+                await self._engine.wait_durable(lsn)
+        finally:
+            self.committing = False
+
+    async def _commit_writes(self) -> int:
+        try:
+            self._close_rows()
+            catalog = await self._engine.load_catalog(self._lease) if self._changed_schema else None
+            lsn = await self._engine.commit(self._lease)
+        except BaseException:
+            await self._undo()
+            self._end(committed=False)
+            raise
+        if catalog is not None:
+            self._engine.catalog = catalog
+        self._hold = Hold.NOTHING
+        return lsn
+
+    async def rollback(self) -> None:
+        """Undo everything and leave the block, whatever state it is in."""
+        await self._undo()
+        self._end(committed=False)
+
+    async def fail(self) -> None:
+        """A statement failed: undo, and stay in the failed block until the client ends it."""
+        if not self.in_block:
+            await self.rollback()
+            return
+        self.status = b"E"
+        if not self._savepoints:
+            await self._undo()
+
+    async def _undo(self) -> None:
+        self._close_rows()
+        self._changed_schema = False
+        self._catalog = None
+        if self._lease is None:
+            return
+        lease = self._lease
+        try:
+            await self._engine.rollback(lease)
+        except Exception:
+            self._lease = None
+            self._hold = Hold.NOTHING
+            self._engine.discard(lease)
+            return
+        self._hold = Hold.NOTHING
+        self._give_back()
+
+    def _close_rows(self) -> None:
+        for rows in self._rows:
+            rows.close()
+        self._rows.clear()
+
+    def _give_back(self) -> None:
+        if self._lease is not None:
+            lease, self._lease = self._lease, None
+            self._engine.give_back(lease)
+
+    def _end(self, *, committed: bool) -> None:
+        assert self._hold is Hold.NOTHING
+        self._close_rows()
+        self._give_back()
+        self._savepoints.clear()
+        self._changed_schema = False
+        self._catalog = None
+        self.status = b"I"
+        self.has_run = False
+        self._settings.end(committed=committed)
+
+    # Savepoints: named by their depth in SQLite, so that any name will do
+
+    async def savepoint(self, name: str) -> None:
+        if len(self._savepoints) >= _SAVEPOINTS_MAX:
+            raise SessionError("54000", f"more than {_SAVEPOINTS_MAX} savepoints in one transaction")
+        self._savepoints.append(name)
+        if self._hold is not Hold.NOTHING:
+            await self._command(f"SAVEPOINT s{len(self._savepoints)}")
+
+    async def release(self, name: str) -> None:
+        depth = self._depth(name)
+        if self._hold is not Hold.NOTHING:
+            await self._command(f"RELEASE s{depth}")
+        del self._savepoints[depth - 1 :]
+
+    async def rollback_to(self, name: str) -> None:
+        """Undo what came after the savepoint; a failed block goes on from there."""
+        depth = self._depth(name)
+        if self._hold is not Hold.NOTHING:
+            self._close_rows()
+            await self._command(f"ROLLBACK TO s{depth}")
+            self._catalog = None
+        del self._savepoints[depth:]
+        self.status = b"T"
+
+    def _depth(self, name: str) -> int:
+        for depth in range(len(self._savepoints), 0, -1):
+            if self._savepoints[depth - 1] == name:
+                return depth
+        raise SessionError("3B001", f'savepoint "{name}" does not exist')
+
+    async def _establish_savepoints(self) -> None:
+        for depth in range(1, len(self._savepoints) + 1):
+            await self._command(f"SAVEPOINT s{depth}")
+
+    async def _command(self, sql: str) -> None:
+        cursor = await self._engine.execute(self._lease, sql, ())
+        cursor.close()

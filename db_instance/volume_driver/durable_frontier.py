@@ -1,0 +1,92 @@
+"""How far the volume is durable, worked out from what the segments have acknowledged.
+
+    PGCL   per group: four of six segments hold every record up to here
+    VCL    volume: every record up to here is at or below its own group's PGCL
+    VDL    volume: the last mini-transaction end (CPL) at or below the VCL
+
+Frames are sealed in rounds (batcher.py), and the frontier moves by whole rounds, in order: a round is
+complete when each of its groups' PGCL has reached the round's last record in that group. Commits wait
+for the VDL, readers read at it. All three only move forward:  VDL <= VCL <= last sealed LSN.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from volume.ids import LSN_ZERO, GroupId, Lsn
+from volume.quorum import COPIES, group_complete_lsn
+
+
+class Round(NamedTuple):
+    last_lsn: Lsn
+    last_cpl: Lsn
+    """The last CPL in the round, or zero: a giant mini-transaction spans rounds."""
+    ends: tuple[tuple[GroupId, Lsn], ...]
+    """Each group in the round with its last record there."""
+    size_bytes: int
+
+
+class DurableFrontier:
+    def __init__(self, vdl: Lsn) -> None:
+        self.vcl = vdl
+        self.vdl = vdl
+        self.last_sealed = vdl
+        self._scl: dict[GroupId, list[Lsn]] = {}
+        self._pgcl: dict[GroupId, Lsn] = {}
+        self._durable_end: dict[GroupId, Lsn] = {}
+        self._rounds: deque[Round] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        """Rounds sealed and not yet complete."""
+        return len(self._rounds)
+
+    def add_group(self, group: GroupId, end: Lsn) -> None:
+        """A group whose records up to `end` are durable at a write quorum."""
+        assert group not in self._scl
+        self._scl[group] = [LSN_ZERO] * COPIES
+        self._pgcl[group] = LSN_ZERO
+        self._durable_end[group] = end
+
+    def pgcl(self, group: GroupId) -> Lsn:
+        return self._pgcl[group]
+
+    def scl(self, group: GroupId) -> list[Lsn]:
+        """The six SCLs as last heard, by slot."""
+        return self._scl[group]
+
+    def durable_end(self, group: GroupId) -> Lsn:
+        """The group's last record that a completed round carried: what a reader at the VDL requires."""
+        return self._durable_end[group]
+
+    def on_sealed(self, round_: Round) -> None:
+        assert round_.last_lsn > self.last_sealed
+        self.last_sealed = round_.last_lsn
+        self._rounds.append(round_)
+
+    def on_acknowledged(self, group: GroupId, slot: int, scl: Lsn) -> list[Round]:
+        """Take one acknowledgement; the rounds that it completed. Late and repeated ones do no harm."""
+        seen = self._scl[group]
+        if scl <= seen[slot]:
+            return []
+        seen[slot] = scl
+        pgcl = group_complete_lsn(seen)
+        if pgcl == self._pgcl[group]:
+            return []
+        self._pgcl[group] = pgcl
+        return self._advance()
+
+    def _advance(self) -> list[Round]:
+        completed = []
+        vdl_before = self.vdl
+        while self._rounds and self._is_complete(self._rounds[0]):
+            oldest = self._rounds.popleft()
+            completed.append(oldest)
+            self.vcl = oldest.last_lsn
+            self.vdl = max(self.vdl, oldest.last_cpl)
+            self._durable_end.update(oldest.ends)
+        assert vdl_before <= self.vdl <= self.vcl <= self.last_sealed
+        return completed
+
+    def _is_complete(self, round_: Round) -> bool:
+        pgcl = self._pgcl
+        return all(end <= pgcl[group] for group, end in round_.ends)

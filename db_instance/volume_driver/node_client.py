@@ -1,0 +1,243 @@
+"""One storage node, as the writer keeps it busy: one stream that carries frames for all its segments.
+
+Connecting means: promise and timeline at each segment of ours there, then the stream, then every frame
+that no write quorum has yet. While connected, frames go out in the order they were sealed, within a
+window of unacknowledged bytes. What a quorum has may be dropped from a queue that grows too long: the
+segment then fetches it from its peers.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from db_instance.volume_driver.batcher import Frame
+from db_instance.volume_driver.segment_calls import SegmentCalls
+from proto import storage_pb2
+from runtime.events import get_logger
+from runtime.transport import Stream, Transport
+from volume.errors import InvalidRequest, SegmentFailed, StaleEpoch, VolumeError
+from volume.ids import Epoch, GroupId, Lsn, VolumeId
+from volume.limits import APPEND_MESSAGE_BYTES_MAX, MIB
+from volume.timeline import Timeline
+
+events = get_logger("volume_driver.node_client")
+
+_APPEND_LOG: Final = "/sixfold.storage.Storage/AppendLog"
+_WINDOW_BYTES: Final = 4 * MIB
+_QUEUE_BYTES_MAX: Final = 16 * MIB
+_HEARTBEAT_S: Final = 1.0
+_RECONNECT_S: Final = (0.05, 1.0)
+_FAILED_SEGMENT_RETRY_S: Final = 2.0
+
+
+class Owner(Protocol):
+    """What a node client needs of the driver."""
+
+    volume: VolumeId
+    epoch: Epoch
+    timeline: Timeline
+
+    @property
+    def vdl(self) -> Lsn: ...
+    @property
+    def read_floor(self) -> Lsn: ...
+    def retained(self, group: GroupId) -> list[Frame]: ...
+    def pgcl(self, group: GroupId) -> Lsn: ...
+    def on_acknowledged(self, group: GroupId, slot: int, scl: Lsn) -> None: ...
+    def on_fenced(self, reason: StaleEpoch) -> None: ...
+
+
+class NodeClient:
+    def __init__(
+        self,
+        node: str,
+        address: str,
+        transport: Transport,
+        calls: SegmentCalls,
+        owner: Owner,
+        dice: random.Random,
+    ) -> None:
+        self.node = node
+        self.address = address
+        self.connected = False
+        self.bytes_sent = 0
+        self.messages_sent = 0
+        self._transport = transport
+        self._calls = calls
+        self._owner = owner
+        self._dice = dice
+        self._slots: dict[GroupId, int] = {}
+        self._queue: deque[Frame] = deque()
+        self._queue_bytes = 0
+        self._in_flight: dict[GroupId, deque[Frame]] = {}
+        self._in_flight_bytes = 0
+        self._wake = asyncio.Event()
+        self._rejoin = False
+
+    def add_group(self, group: GroupId, slot: int) -> None:
+        """The node hosts a segment of this group. A running stream is begun anew, to join it."""
+        self._slots[group] = slot
+        self._rejoin = True
+        self._wake.set()
+
+    def offer(self, frames: Sequence[Frame]) -> None:
+        """Send these, in order. Those of groups the node does not host are passed over."""
+        if not self.connected:
+            return  # connecting takes what is retained, these among it
+        for frame in frames:
+            if frame.group in self._slots:
+                self._queue.append(frame)
+                self._queue_bytes += len(frame.data)
+        if self._queue_bytes > _QUEUE_BYTES_MAX:
+            self._drop_what_a_quorum_has()
+        self._wake.set()
+
+    def _drop_what_a_quorum_has(self) -> None:
+        kept = deque(frame for frame in self._queue if frame.last_lsn > self._owner.pgcl(frame.group))
+        dropped = len(self._queue) - len(kept)
+        self._queue = kept
+        self._queue_bytes = sum(len(frame.data) for frame in kept)
+        if dropped:
+            events.info("node.skipped_frames", node=self.node, frames=dropped)
+
+    async def run(self) -> None:
+        """Stay connected until cancelled or fenced."""
+        delay, longest = _RECONNECT_S
+        reachable = True
+        while True:
+            try:
+                await self._converse()
+                delay = _RECONNECT_S[0]
+                reachable = True
+                continue
+            except StaleEpoch as error:
+                self._owner.on_fenced(error)
+                return
+            except VolumeError as error:
+                if self.connected or reachable:
+                    events.warning(
+                        "node.disconnected", node=self.node, kind=type(error).__name__, reason=str(error)
+                    )
+                    delay = _RECONNECT_S[0]
+                reachable = False
+            finally:
+                self.connected = False
+            await asyncio.sleep(delay * self._dice.uniform(0.5, 1.0))
+            delay = min(longest, delay * 2)
+
+    async def _converse(self) -> None:
+        self._rejoin = False
+        await self._join()
+        stream = self._transport.open_stream(self.address, _APPEND_LOG)
+        self._reset_queue()
+        self.connected = True
+        events.info("node.connected", node=self.node, segments=len(self._slots))
+        sender = asyncio.create_task(self._send(stream))
+        receiver = asyncio.create_task(self._receive(stream))
+        try:
+            await asyncio.wait((sender, receiver), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _end(sender, receiver)
+            stream.cancel()
+        # The receiver knows why a stream ended; the sender may only see that it did.
+        for task in (receiver, sender):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def _join(self) -> None:
+        """Promise and timeline at each of the node's segments; a segment that refuses is left out."""
+        owner = self._owner
+        joined = 0
+        reason: VolumeError | None = None
+        for group, slot in list(self._slots.items()):
+            try:
+                await self._calls.promise(self.address, group, slot)
+                scl = await self._calls.install_timeline(self.address, group, owner.timeline, owner.vdl)
+            except StaleEpoch:
+                raise
+            except VolumeError as error:
+                reason = error
+                continue
+            joined += 1
+            owner.on_acknowledged(group, slot, scl)
+        if not joined and reason is not None:
+            raise reason
+
+    def _reset_queue(self) -> None:
+        frames = [frame for group in self._slots for frame in self._owner.retained(group)]
+        frames.sort(key=lambda frame: frame.last_lsn)
+        self._queue = deque(frames)
+        self._queue_bytes = sum(len(frame.data) for frame in frames)
+        self._in_flight = {group: deque() for group in self._slots}
+        self._in_flight_bytes = 0
+        self._wake.set()
+
+    async def _send(self, stream: Stream) -> None:
+        owner = self._owner
+        loop = asyncio.get_running_loop()
+        while not self._rejoin:
+            message = self._next_message()
+            if message is None:
+                self._wake.clear()
+                handle = loop.call_later(_HEARTBEAT_S, self._wake.set)
+                await self._wake.wait()
+                handle.cancel()
+                message = self._next_message() or b""
+            request = storage_pb2.AppendRequest(
+                volume=owner.volume,
+                epoch=owner.epoch,
+                vdl=owner.vdl,
+                read_floor=owner.read_floor,
+                frames=message,
+            )
+            self.bytes_sent += len(message)
+            self.messages_sent += 1
+            await stream.send(request.SerializeToString())
+
+    def _next_message(self) -> bytes | None:
+        """The next frames of the queue, as many as fit a message and the window."""
+        queue = self._queue
+        if not queue or self._in_flight_bytes >= _WINDOW_BYTES:
+            return None
+        taken = []
+        size = 0
+        while queue and size < APPEND_MESSAGE_BYTES_MAX:
+            frame = queue.popleft()
+            taken.append(frame.data)
+            size += len(frame.data)
+            self._in_flight[frame.group].append(frame)
+        self._queue_bytes -= size
+        self._in_flight_bytes += size
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+    async def _receive(self, stream: Stream) -> None:
+        while (data := await stream.receive()) is not None:
+            reply = storage_pb2.AppendReply.FromString(data)
+            if reply.failed_group:
+                raise SegmentFailed(
+                    f"append to {self.node}: segments of pg{list(reply.failed_group)} have failed"
+                )
+            if len(reply.group) != len(reply.scl):
+                raise InvalidRequest(f"read acknowledgement of {self.node}: groups and SCLs do not pair up")
+            for group, scl in zip(reply.group, reply.scl, strict=True):
+                self._on_ack(GroupId(group), Lsn(scl))
+
+    def _on_ack(self, group: GroupId, scl: Lsn) -> None:
+        slot = self._slots.get(group)
+        if slot is None:
+            raise InvalidRequest(f"read acknowledgement of {self.node}: it hosts no segment of pg{group}")
+        in_flight = self._in_flight[group]
+        was_full = self._in_flight_bytes >= _WINDOW_BYTES
+        while in_flight and in_flight[0].last_lsn <= scl:
+            self._in_flight_bytes -= len(in_flight.popleft().data)
+        if was_full:
+            self._wake.set()
+        self._owner.on_acknowledged(group, slot, scl)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,153 @@
+"""The door to the disk. RealDisk is one implementation, the simulator's disk another.
+
+Paths are relative to the service's own directory, with "/" between their parts. Errors are OSErrors:
+FileNotFoundError, no space left, input/output error.
+"""
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+
+class File(Protocol):
+    """A file that is only appended to."""
+
+    size: int
+
+    def append(self, data: bytes) -> int:
+        """Write at the end; the offset it went to. Not durable before `sync`."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What lies there; shorter at the end of the file."""
+        ...
+
+    async def sync(self) -> None:
+        """Return once all that was appended before this call is durable."""
+        ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    def open(self, path: str, *, create: bool = False) -> File:
+        """Open for appending and reading. `create` makes it, and its folders, if they are not there."""
+        ...
+
+    def list(self, folder: str) -> list[str]:
+        """Sorted names; none if there is no such folder."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    async def replace(self, path: str, content: bytes) -> None:
+        """Make this the file's content, durably and at once: a crash leaves the old or the new."""
+        ...
+
+    def read_all(self, path: str) -> bytes: ...
+
+    async def sync_folder(self, folder: str) -> None:
+        """Make what was created and removed in the folder durable."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """No error if it is not there."""
+        ...
+
+    def free_bytes(self) -> int: ...
+
+
+class RealFile:
+    def __init__(self, path: Path, executor: ThreadPoolExecutor, *, create: bool) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        self._fd = os.open(path, flags, 0o644)
+        self._executor = executor
+        self.size = os.fstat(self._fd).st_size
+
+    def append(self, data: bytes) -> int:
+        offset = self.size
+        view = memoryview(data)
+        while view:
+            written = os.write(self._fd, view)
+            self.size += written
+            view = view[written:]
+        return offset
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    async def sync(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, os.fdatasync, self._fd)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+        self.size = size
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class RealDisk:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk")
+
+    def open(self, path: str, *, create: bool = False) -> RealFile:
+        full = self._root / path
+        if create:
+            full.parent.mkdir(parents=True, exist_ok=True)
+        return RealFile(full, self._executor, create=create)
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self._root / folder))
+        except FileNotFoundError:
+            return []
+
+    def exists(self, path: str) -> bool:
+        return (self._root / path).exists()
+
+    async def replace(self, path: str, content: bytes) -> None:
+        await self._in_thread(self._replace, self._root / path, content)
+
+    @staticmethod
+    def _replace(path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".new")
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+
+    def read_all(self, path: str) -> bytes:
+        return (self._root / path).read_bytes()
+
+    async def sync_folder(self, folder: str) -> None:
+        await self._in_thread(_sync_folder, self._root / folder)
+
+    def remove(self, path: str) -> None:
+        (self._root / path).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self._root)
+        return found.f_bavail * found.f_frsize
+
+    async def _in_thread(self, function, *args) -> None:  # type: ignore[no-untyped-def]
+        await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""A storage node: segments of many volumes, one hot log, layers, gossip."""

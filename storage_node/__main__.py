@@ -1,0 +1,63 @@
+"""`python -m storage_node`: one storage node as a process."""
+
+import argparse
+import asyncio
+import random
+import sys
+from pathlib import Path
+
+from runtime import events
+from runtime.clock import RealClock
+from runtime.disk import RealDisk
+from runtime.grpc_transport import GrpcTransport
+from runtime.lifecycle import run
+from runtime.metrics import serve_metrics
+from storage_node.metrics import registry_of
+from storage_node.node import StorageNode
+from storage_node.server import StorageService
+from volume.errors import VolumeError
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m storage_node", description="A Sixfold storage node.")
+    parser.add_argument("--id", required=True, help="name of this node in the cluster")
+    parser.add_argument("--az", required=True, help="availability zone it stands in")
+    parser.add_argument("--dir", required=True, type=Path, help="where its data is")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="gRPC")
+    parser.add_argument("--metrics", required=True, metavar="HOST:PORT", help="HTTP /metrics")
+    return parser.parse_args()
+
+
+async def serve(arguments: argparse.Namespace, stopping: asyncio.Event) -> int:
+    log = events.get_logger("storage_node")
+    transport = GrpcTransport()
+    node = StorageNode(
+        arguments.id, arguments.az, RealDisk(arguments.dir), transport, RealClock(), random.Random()
+    )
+    try:
+        await node.open()
+        server = await transport.serve(arguments.listen, StorageService(node).handlers())
+        host, _, port = arguments.metrics.rpartition(":")
+        metrics = await serve_metrics(host, int(port), registry_of(node))
+    except (VolumeError, OSError) as error:
+        log.error("node.not_started", reason=f"{type(error).__name__}: {error}")
+        print(f"storage node {arguments.id}: {error}", file=sys.stderr)
+        return 1
+    node.start()
+    await stopping.wait()
+    metrics.close()
+    await server.stop()
+    await node.stop()
+    await transport.close()
+    log.info("node.stopped", node=arguments.id)
+    return 0
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    events.configure(arguments.id, arguments.dir / "log" / f"{arguments.id}.log")
+    return run(lambda stopping: serve(arguments, stopping))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The node's one hot log: frames of all its segments, appended as they come, synced together.
+
+Files hot/<n>.log of about 16 MiB:
+
+    offset  size  field     meaning
+    ------  ----  --------  ------------------------------------------
+         0     8  magic     "SXHOTLOG"
+         8     2  format    HOT_LOG_FORMAT
+        10     2  zero
+        12     4  crc       crc32c of the node's id
+        16     n  frames    volume/log_batch.py, one after the other
+
+On opening every frame is read back and checked. Behind a damaged place the next frame is searched for:
+if there is none, it was the torn tail of a crash and is cut; if there is, the damage is told and what it
+held comes back from the peers. A file goes once all its frames are in layers.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from runtime.disk import Disk, File
+from runtime.events import get_logger
+from volume.errors import CorruptRecord, UnknownFormat
+from volume.ids import GroupId, Lsn, VolumeId
+from volume.limits import MIB
+from volume.log_batch import MAGIC_BYTES, FrameHeader, check_frame, read_header
+from volume.page import checksum
+
+events = get_logger("storage_node.hot_log")
+
+HOT_LOG_FORMAT: Final = 1
+_MAGIC: Final = b"SXHOTLOG"
+_HEAD: Final = struct.Struct("<8sHHI")
+_FILE_BYTES: Final = 16 * MIB
+
+SegmentKey = tuple[VolumeId, GroupId]
+
+
+@dataclass(slots=True)
+class _LogFile:
+    name: str
+    file: File
+    last_lsn: dict[SegmentKey, Lsn] = field(default_factory=dict)
+    """Of each segment, the highest LSN in this file: it goes when all of them are in layers."""
+
+
+class HotLog:
+    def __init__(self, disk: Disk, node: str) -> None:
+        self._disk = disk
+        self._node_crc = checksum(node.encode())
+        self._files: list[_LogFile] = []
+        self._writing: _LogFile | None = None
+        self._new_names = False
+        self._next_number = 1
+        self._dirty: list[File] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self.failed: OSError | None = None
+        self.syncs = 0
+        self.bytes_appended = 0
+
+    # Opening
+
+    def replay(self) -> Iterator[tuple[FrameHeader, bytes]]:
+        """Every frame that is there, oldest file first."""
+        names = [name for name in self._disk.list("hot") if name.endswith(".log")]
+        for name in names:
+            yield from self._replay_file(name, is_last=name == names[-1])
+        if names:
+            self._next_number = int(names[-1].removesuffix(".log")) + 1
+
+    def _replay_file(self, name: str, *, is_last: bool) -> Iterator[tuple[FrameHeader, bytes]]:
+        log = _LogFile(name, self._disk.open(f"hot/{name}"))
+        data = log.file.read(0, log.file.size)
+        if len(data) < _HEAD.size:
+            log.file.close()
+            self._disk.remove(f"hot/{name}")  # a crash right after its creation
+            return
+        self._check_head(name, data)
+        self._files.append(log)
+        offset = _HEAD.size
+        while offset < len(data):
+            try:
+                header = read_header(data, offset)
+                frame = data[offset : offset + header.size]
+                check_frame(frame)
+            except CorruptRecord as error:
+                offset = self._after_damage(log, data, offset, error, is_last=is_last)
+                continue
+            offset += header.size
+            _note(log, header)
+            yield header, frame
+
+    def _check_head(self, name: str, data: bytes) -> None:
+        magic, version, _, crc = _HEAD.unpack_from(data)
+        if magic != _MAGIC:
+            raise CorruptRecord(f"open hot/{name}: not a hot log")
+        if version != HOT_LOG_FORMAT:
+            raise UnknownFormat(f"open hot/{name}: format {version}, this release knows {HOT_LOG_FORMAT}")
+        if crc != self._node_crc:
+            raise CorruptRecord(f"open hot/{name}: it belongs to another node")
+
+    def _after_damage(
+        self, log: _LogFile, data: bytes, offset: int, why: CorruptRecord, *, is_last: bool
+    ) -> int:
+        """Where the next sound frame begins, or the end of the file, which is cut if it is the last."""
+        at = data.find(MAGIC_BYTES, offset + 1)
+        while at >= 0:
+            try:
+                check_frame(data[at : at + read_header(data, at).size])
+            except CorruptRecord:
+                at = data.find(MAGIC_BYTES, at + 1)
+                continue
+            events.error("hot_log.damaged", file=log.name, offset=offset, until=at, reason=str(why))
+            return at
+        lost = len(data) - offset
+        if is_last:
+            events.info("hot_log.torn_tail_cut", file=log.name, offset=offset, bytes=lost)
+            log.file.truncate(offset)
+        else:
+            events.error("hot_log.damaged", file=log.name, offset=offset, until=len(data), reason=str(why))
+        return len(data)
+
+    # Appending
+
+    def append(self, header: FrameHeader, frame: bytes) -> None:
+        """Write a frame; durable once `synced` returns. Raises OSError, and from then on always."""
+        if self.failed is not None:
+            raise self.failed
+        try:
+            log = self._current()
+            log.file.append(frame)
+        except OSError as error:
+            self.failed = error
+            raise
+        _note(log, header)
+        self.bytes_appended += len(frame)
+        if not self._dirty or self._dirty[-1] is not log.file:
+            self._dirty.append(log.file)
+
+    def _current(self) -> _LogFile:
+        if self._writing is None or self._writing.file.size >= _FILE_BYTES:
+            name = f"{self._next_number:08d}.log"
+            self._next_number += 1
+            log = _LogFile(name, self._disk.open(f"hot/{name}", create=True))
+            log.file.append(_HEAD.pack(_MAGIC, HOT_LOG_FORMAT, 0, self._node_crc))
+            self._files.append(log)
+            self._writing = log
+            self._new_names = True
+        return self._writing
+
+    async def synced(self) -> None:
+        """Return once all that was appended so far is on disk. Many callers share one sync. Raises OSError."""
+        if self.failed is not None:
+            raise self.failed
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(done)
+        if self._syncing is None:
+            self._syncing = asyncio.create_task(self._sync_all())
+        await done
+
+    async def _sync_all(self) -> None:
+        try:
+            while self._waiting:
+                waiting, self._waiting = self._waiting, []
+                error = await self._sync_once()
+                for done in waiting:
+                    if done.done():
+                        continue
+                    if error is None:
+                        done.set_result(None)
+                    else:
+                        done.set_exception(error)
+        finally:
+            self._syncing = None
+
+    async def _sync_once(self) -> OSError | None:
+        dirty, self._dirty = self._dirty, []
+        new_names, self._new_names = self._new_names, False
+        try:
+            for file in dirty:
+                await file.sync()
+            if new_names:
+                await self._disk.sync_folder("hot")
+        except OSError as error:
+            # What a failed fsync wrote is unknown and a second one may lie: the log is done for.
+            self.failed = error
+            return error
+        self.syncs += 1
+        return self.failed
+
+    # Letting go
+
+    def release(self, flushed: Callable[[SegmentKey], Lsn]) -> None:
+        """Remove the files all of whose frames are in layers: `flushed` tells how far, by segment."""
+        kept = []
+        for log in self._files:
+            if log is not self._writing and all(lsn <= flushed(key) for key, lsn in log.last_lsn.items()):
+                log.file.close()
+                self._disk.remove(f"hot/{log.name}")
+            else:
+                kept.append(log)
+        self._files = kept
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(log.file.size for log in self._files)
+
+    def close(self) -> None:
+        for log in self._files:
+            log.file.close()
+
+
+def _note(log: _LogFile, header: FrameHeader) -> None:
+    key = (header.volume, header.group)
+    log.last_lsn[key] = max(log.last_lsn.get(key, Lsn(0)), header.last_lsn)

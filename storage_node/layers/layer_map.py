@@ -1,0 +1,245 @@
+"""All layers of one segment, newest first, and how a page is found in them.
+
+A delta layer holds every record of (lsn_from, lsn_to], by page. An image layer holds, at LSN lsn_to, the
+pages that changed in (lsn_from, lsn_to]; a page it lacks did not change there. A read walks from the
+newest layer down, gathers records, and ends at the first image of the page at or below its LSN.
+
+Layers count once the segment's manifest names them. Whoever changes the map persists the manifest, and
+only then removes what is no longer named (`retire`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from typing import Any, Final
+
+import lz4.block
+
+from runtime.disk import Disk, File
+from storage_node.layers.layer_file import KIND_DELTA, KIND_IMAGE, LayerReader, LayerWriter
+from volume.errors import CorruptPage, VolumeError
+from volume.ids import LSN_ZERO, Lsn, PageNumber
+from volume.limits import PAGE_SIZE_BYTES
+from volume.page import ZERO_PAGE
+from volume.redo_record import RedoRecord, apply_record, encode_record, iter_records
+from volume.timeline import Timeline
+
+_KIND_NAMES: Final = {KIND_DELTA: "delta", KIND_IMAGE: "image"}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    name: str
+    kind: str
+    lsn_from: Lsn
+    """Exclusive."""
+    lsn_to: Lsn
+    """Inclusive."""
+    page_count: int
+    size_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> "LayerInfo":
+        return LayerInfo(**fields)
+
+
+def _newest_first(infos: Iterable[LayerInfo]) -> list[LayerInfo]:
+    # Of a delta and the image made of it, the image comes first: it ends the search.
+    return sorted(infos, key=lambda info: (info.lsn_to, info.kind == "image", info.lsn_from), reverse=True)
+
+
+class LayerMap:
+    def __init__(self, disk: Disk, folder: str) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._readers: dict[str, LayerReader] = {}
+        self._count = 0
+        self.layers: tuple[LayerInfo, ...] = ()
+        self.retained_from = LSN_ZERO
+        """Reads below this LSN may miss what was collected."""
+
+    async def open(self, infos: Sequence[LayerInfo], retained_from: Lsn = LSN_ZERO) -> list[str]:
+        """Open what the manifest names. Returns those that are missing or damaged; they are left out."""
+        named = {info.name for info in infos}
+        for name in self._disk.list(self._folder):
+            self._count = max(self._count, _number(name))
+            if name.endswith(".layer") and name not in named:
+                self._disk.remove(f"{self._folder}/{name}")
+        bad = []
+        for info in infos:
+            try:
+                self._readers[info.name] = self._reader(info.name)
+            except (VolumeError, OSError):
+                bad.append(info.name)
+        self.layers = tuple(_newest_first(info for info in infos if info.name in self._readers))
+        self.retained_from = retained_from
+        return bad
+
+    def _reader(self, name: str) -> LayerReader:
+        return LayerReader(self._disk.open(f"{self._folder}/{name}"), name)
+
+    @property
+    def complete_lsn(self) -> Lsn:
+        """The layers hold every record of the segment up to here."""
+        return max((info.lsn_to for info in self.layers), default=LSN_ZERO)
+
+    @property
+    def log_start(self) -> Lsn:
+        """Every record above this is in delta layers, or not in layers yet."""
+        return _unbroken_from([info for info in self.layers if info.kind == "delta"], self.complete_lsn)
+
+    # Writing
+
+    def new_name(self, kind: str, lsn_from: Lsn, lsn_to: Lsn) -> str:
+        self._count += 1
+        return f"{kind}-{lsn_from:016x}-{lsn_to:016x}-{self._count}.layer"
+
+    async def write_delta(self, records: Iterable[RedoRecord], lsn_from: Lsn, lsn_to: Lsn) -> LayerInfo:
+        """A delta layer of these records, any order; on disk and in the map when this returns."""
+        name = self.new_name("delta", lsn_from, lsn_to)
+        file = self._disk.open(f"{self._folder}/{name}", create=True)
+        writer = LayerWriter(file, KIND_DELTA, lsn_from, lsn_to)
+        chains: dict[PageNumber, list[RedoRecord]] = {}
+        for record in records:
+            chains.setdefault(record.page_number, []).append(record)
+        for page in sorted(chains):
+            chain = sorted(chains[page], key=attrgetter("lsn"))
+            writer.add(page, chain[-1].lsn, b"".join(map(encode_record, chain)))
+        writer.finish()
+        await file.sync()
+        await self._disk.sync_folder(self._folder)
+        file.close()
+        return self.add(name)
+
+    def add(self, name: str) -> LayerInfo:
+        """Take a layer that is complete on disk into the map."""
+        reader = self._reader(name)
+        info = LayerInfo(
+            name,
+            _KIND_NAMES[reader.kind],
+            reader.lsn_from,
+            reader.lsn_to,
+            reader.page_count,
+            reader.size_bytes,
+        )
+        self._readers[name] = reader
+        self.layers = tuple(_newest_first([*self.layers, info]))
+        return info
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Take these out of the map; their files stay until `retire`."""
+        gone = set(names)
+        self.layers = tuple(info for info in self.layers if info.name not in gone)
+
+    def retire(self, names: Iterable[str]) -> None:
+        """The manifest no longer names them: close and remove."""
+        for name in names:
+            reader = self._readers.pop(name, None)
+            if reader is not None:
+                reader.close()
+            self._disk.remove(f"{self._folder}/{name}")
+
+    # Reading
+
+    def read_page(
+        self, page: PageNumber, read_lsn: Lsn, timeline: Timeline, newer: Sequence[RedoRecord] = ()
+    ) -> tuple[Lsn, bytes]:
+        """The page as of `read_lsn` and the LSN of its last change; `newer` are its records in memory.
+
+        Raises CorruptPage. A page never written is LSN 0 and zeros.
+        """
+        chains: list[Iterable[RedoRecord]] = [newer]
+        lsn, content = LSN_ZERO, ZERO_PAGE
+        for info in self.layers:
+            if info.kind == "delta":
+                if info.lsn_from < read_lsn:
+                    chains.append(self._records(info.name, page))
+            elif info.lsn_to <= read_lsn and timeline.counts(info.lsn_to):
+                found = self.image(info.name, page)
+                if found is not None:
+                    lsn, content = found
+                    break
+        for chain in reversed(chains):
+            for record in chain:
+                if lsn < record.lsn <= read_lsn and timeline.counts(record.lsn):
+                    content = apply_record(content, record)
+                    lsn = record.lsn
+        return lsn, content
+
+    def _records(self, name: str, page: PageNumber) -> list[RedoRecord]:
+        reader = self._readers[name]
+        entry = reader.find(page)
+        return [] if entry is None else list(iter_records(reader.blob(entry)))
+
+    def image(self, name: str, page: PageNumber) -> tuple[Lsn, bytes] | None:
+        reader = self._readers[name]
+        entry = reader.find(page)
+        return None if entry is None else (entry.lsn, unpack_image(reader.blob(entry), page))
+
+    def reader(self, name: str) -> LayerReader:
+        return self._readers[name]
+
+    def records_of(self, name: str) -> list[RedoRecord]:
+        """All records of one delta layer, ascending."""
+        reader = self._readers[name]
+        found = [record for entry in reader.entries() for record in iter_records(reader.blob(entry))]
+        return sorted(found, key=attrgetter("lsn"))
+
+    def records_after(self, lsn: Lsn) -> list[RedoRecord]:
+        """The records above `lsn` that delta layers hold, ascending."""
+        return [
+            record
+            for info in self.log_layers_after(lsn)
+            for record in self.records_of(info.name)
+            if record.lsn > lsn
+        ]
+
+    def log_layers_after(self, lsn: Lsn) -> Iterator[LayerInfo]:
+        """Delta layers that hold records above `lsn`, oldest first."""
+        return reversed([info for info in self.layers if info.kind == "delta" and info.lsn_to > lsn])
+
+    # Copying to a peer
+
+    def create(self, name: str) -> File:
+        """A file for a layer that is copied here; `add` takes it into the map."""
+        return self._disk.open(f"{self._folder}/{name}", create=True)
+
+    def chunk(self, name: str, offset: int, size: int) -> bytes:
+        file = self._disk.open(f"{self._folder}/{name}")
+        try:
+            return file.read(offset, size)
+        finally:
+            file.close()
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+
+
+def unpack_image(blob: bytes, page: PageNumber) -> bytes:
+    try:
+        content = lz4.block.decompress(blob, uncompressed_size=PAGE_SIZE_BYTES)
+    except lz4.block.LZ4BlockError as error:
+        raise CorruptPage(f"read image of page {page}: {error}") from None
+    if len(content) != PAGE_SIZE_BYTES:
+        raise CorruptPage(f"read image of page {page}: {len(content)} bytes")
+    return bytes(content)
+
+
+def _unbroken_from(deltas: list[LayerInfo], end: Lsn) -> Lsn:
+    """Walk down from `end` as long as one delta begins where the one above it ends."""
+    for info in sorted(deltas, key=attrgetter("lsn_to"), reverse=True):
+        if info.lsn_to != end:
+            break
+        end = info.lsn_from
+    return end
+
+
+def _number(name: str) -> int:
+    try:
+        return int(name.removesuffix(".layer").rsplit("-", 1)[1])
+    except (IndexError, ValueError):
+        return 0

@@ -1,0 +1,284 @@
+"""A storage node: its segments, its hot log, and what it does in the background.
+
+Foreground: take frames, append, one sync for all that came meanwhile, acknowledge. Background, giving way
+to the foreground: flush memory to layers, compact them, gossip with the peers.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from runtime.clock import Clock
+from runtime.disk import Disk
+from runtime.events import get_logger
+from runtime.transport import Transport
+from storage_node.gossip import Gossip
+from storage_node.hot_log import HotLog
+from storage_node.layers.compaction import ImageWriting, Plan, plan
+from storage_node.segment_store import Peer, SegmentStore
+from volume.errors import CorruptRecord, SegmentFailed, UnknownSegment, VolumeBusy, VolumeError
+from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
+from volume.limits import HOT_BYTES_MAX, MIB
+from volume.log_batch import FrameHeader
+
+events = get_logger("storage_node.node")
+
+SegmentKey = tuple[VolumeId, GroupId]
+
+_SEGMENT_FLUSH_BYTES: Final = 16 * MIB
+_NODE_FLUSH_BYTES: Final = HOT_BYTES_MAX // 2
+_HOT_LOG_FLUSH_BYTES: Final = 2 * HOT_BYTES_MAX
+_TICK_S: Final = 0.1
+_ROOM_S: Final = 5.0
+_SLICE_STEPS: Final = 8
+_PAUSE_IDLE_S: Final = 0.0
+_PAUSE_BUSY_S: Final = 0.01
+
+
+class StorageNode:
+    def __init__(
+        self, id: str, az: str, disk: Disk, transport: Transport, clock: Clock, dice: random.Random
+    ) -> None:
+        self.id = id
+        self.az = az
+        self.segments: dict[SegmentKey, SegmentStore] = {}
+        self.log = HotLog(disk, id)
+        self.acks_sent = 0
+        self.batches = 0
+        self.pages_read = 0
+        self._disk = disk
+        self._clock = clock
+        self.gossip = Gossip(self, transport, dice)
+        self._room = asyncio.Event()
+        self._watchers: set[Callable[[SegmentStore], None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Read everything back. Raises CorruptRecord when the directory is not this node's."""
+        await self._claim()
+        for folder in self._disk.list("segments"):
+            if not self._disk.exists(f"segments/{folder}/manifest"):
+                continue  # a crash during its creation: whoever asked for it asks again
+            segment = await SegmentStore.load(self._disk, f"segments/{folder}")
+            self.segments[segment.key] = segment
+        frames = 0
+        for header, frame in self.log.replay():
+            frames += 1
+            segment_of = self.segments.get((header.volume, header.group))
+            if segment_of is not None:
+                segment_of.offer(header, frame)
+        for segment in self.segments.values():
+            segment.chain.on_synced(segment.chain.scl)
+        events.info("node.opened", node=self.id, segments=len(self.segments), frames_replayed=frames)
+
+    async def _claim(self) -> None:
+        name = f"sixfold storage node {self.id}\n".encode()
+        if self._disk.exists("node"):
+            found = self._disk.read_all("node")
+            if found != name:
+                raise CorruptRecord(
+                    f"open node {self.id}: the directory belongs to {found.decode(errors='replace').strip()!r}"
+                )
+        else:
+            await self._disk.replace("node", name)
+
+    def start(self) -> None:
+        for work in (self._housekeeping(), self._compacting(), self.gossip.run()):
+            self._tasks.append(asyncio.ensure_future(work))
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for segment in self.segments.values():
+            segment.close()
+        self.log.close()
+
+    # Segments
+
+    def segment(self, volume: VolumeId, group: GroupId) -> SegmentStore:
+        found = self.segments.get((volume, group))
+        if found is None:
+            raise UnknownSegment(f"use pg{group} of volume {volume}: {self.id} does not host it")
+        return found
+
+    async def create_segment(
+        self, volume: VolumeId, id: SegmentId, peers: tuple[Peer, ...], membership_epoch: int
+    ) -> None:
+        """Safe to repeat."""
+        known = self.segments.get((volume, id.group))
+        if known is not None and known.membership_epoch >= membership_epoch:
+            return
+        segment = known or SegmentStore(self._disk, volume, id, peers, membership_epoch)
+        segment.peers = peers
+        segment.membership_epoch = membership_epoch
+        await segment.save()
+        self.segments[segment.key] = segment
+        events.info("segment.created", node=self.id, volume=volume, segment=str(id))
+
+    # Log
+
+    async def append(
+        self,
+        volume: VolumeId,
+        epoch: Epoch,
+        frames: list[tuple[FrameHeader, bytes]],
+        vdl: Lsn,
+        read_floor: Lsn,
+    ) -> list[SegmentStore]:
+        """Take a writer's frames and make them durable. The segments they touched."""
+        await self._wait_for_room()
+        touched: dict[SegmentKey, SegmentStore] = {}
+        for header, frame in frames:
+            segment = self.segment(volume, header.group)
+            if header.volume != volume:
+                raise CorruptRecord(f"append to volume {volume}: a frame of volume {header.volume}")
+            if segment.failed is None:
+                segment.chain.check_writer(epoch)
+                self._append(segment, header, frame)
+            touched[segment.key] = segment
+        for segment in self.segments.values():
+            if segment.volume == volume:
+                segment.chain.known_vdl = max(segment.chain.known_vdl, vdl)
+                segment.read_floor = max(segment.read_floor, read_floor)
+        if touched:
+            await self._sync(list(touched.values()))
+            self.batches += 1
+        for segment in touched.values():
+            if segment.failed is None:
+                segment.chain.check_writer(epoch)  # a promise meanwhile: no acknowledgement any more
+        return list(touched.values())
+
+    def _append(self, segment: SegmentStore, header: FrameHeader, frame: bytes) -> None:
+        to_log = segment.offer(header, frame)
+        if not to_log:
+            return
+        try:
+            self.log.append(header, to_log)
+        except OSError as error:
+            self._fail_all(error)
+
+    async def _sync(self, segments: list[SegmentStore]) -> None:
+        reached = [(segment, segment.chain.scl) for segment in segments]
+        try:
+            await self.log.synced()
+        except OSError as error:
+            self._fail_all(error)
+            return
+        for segment, scl in reached:
+            segment.chain.on_synced(scl)
+
+    def _fail_all(self, error: OSError) -> None:
+        for segment in self.segments.values():
+            segment.fail(f"hot log: {error}")
+
+    async def take_from_peer(self, segment: SegmentStore, frames: list[tuple[FrameHeader, bytes]]) -> None:
+        """Frames that gossip brought; writers that are connected hear how far the segment is now."""
+        before = segment.chain.durable_scl
+        for header, frame in frames:
+            self._append(segment, header, frame)
+        await self._sync([segment])
+        if segment.chain.durable_scl > before:
+            self.tell_watchers(segment)
+
+    def tell_watchers(self, segment: SegmentStore) -> None:
+        for watcher in list(self._watchers):
+            watcher(segment)
+
+    def watch(self, watcher: Callable[[SegmentStore], None]) -> Callable[[], None]:
+        """Be told of SCLs that move without the writer's doing. Call the answer to end it."""
+        self._watchers.add(watcher)
+        return lambda: self._watchers.discard(watcher)
+
+    async def synced(self) -> None:
+        """Everything taken so far is on disk. Raises SegmentFailed."""
+        try:
+            await self.log.synced()
+        except OSError as error:
+            self._fail_all(error)
+            raise SegmentFailed(f"sync the hot log of {self.id}: {error}") from None
+
+    def gossip_now(self) -> None:
+        self.gossip.now()
+
+    async def _wait_for_room(self) -> None:
+        if self.hot_bytes <= HOT_BYTES_MAX:
+            return
+        try:
+            async with asyncio.timeout(_ROOM_S):
+                while self.hot_bytes > HOT_BYTES_MAX:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            raise VolumeBusy(f"append to {self.id}: {self.hot_bytes} bytes wait to become layers") from None
+
+    @property
+    def hot_bytes(self) -> int:
+        return sum(segment.hot_bytes for segment in self.segments.values())
+
+    # Background
+
+    async def _housekeeping(self) -> None:
+        """Flush what has grown large, and let go of hot log that is in layers."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            due = self._due_for_flush()
+            for segment in due:
+                await self._guard(segment, segment.flush())
+                self._room.set()
+            if due:
+                self.log.release(self._flushed)
+
+    def _due_for_flush(self) -> list[SegmentStore]:
+        live = [
+            segment for segment in self.segments.values() if segment.failed is None and segment.memory.frames
+        ]
+        if self.log.size_bytes > _HOT_LOG_FLUSH_BYTES:
+            return live
+        due = [segment for segment in live if segment.memory.size_bytes >= _SEGMENT_FLUSH_BYTES]
+        if not due and self.hot_bytes > _NODE_FLUSH_BYTES:
+            due = [max(live, key=lambda segment: segment.memory.size_bytes)]
+        return due
+
+    def _flushed(self, key: SegmentKey) -> Lsn:
+        segment = self.segments.get(key)
+        return segment.flushed_lsn if segment is not None else Lsn(2**63)
+
+    async def _compacting(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for segment in list(self.segments.values()):
+                if segment.failed is not None:
+                    continue
+                wanted = plan(segment.layers.layers, segment.chain.known_vdl, segment.read_floor)
+                if wanted is not None:
+                    await self._guard(segment, self._compact(segment, wanted))
+
+    async def _compact(self, segment: SegmentStore, wanted: Plan) -> None:
+        if wanted.kind == "drop":
+            await segment.finish(wanted, None)
+            return
+        timeline = segment.chain.timeline
+        folder = f"segments/{segment.volume}-{segment.id.group}"
+        writing = ImageWriting(self._disk, folder, segment.layers, wanted, timeline)
+        seen = self.batches
+        for count, _ in enumerate(writing.steps()):
+            if count % _SLICE_STEPS == 0:
+                busy = self.batches != seen
+                seen = self.batches
+                await asyncio.sleep(_PAUSE_BUSY_S if busy else _PAUSE_IDLE_S)
+        if segment.chain.timeline is timeline:
+            await segment.finish(wanted, writing)
+
+    async def _guard(self, segment: SegmentStore, work: Awaitable[None]) -> None:
+        """Background work that fails marks its segment; the others go on."""
+        try:
+            await work
+        except (VolumeError, OSError) as error:
+            segment.fail(f"{type(error).__name__}: {error}")
+            self._room.set()
+
+    @property
+    def free_bytes(self) -> int:
+        return self._disk.free_bytes()

@@ -1,0 +1,345 @@
+"""One segment on this node: its chain, what it holds in memory, its layers, and the manifest that says so.
+
+    manifest   segments/<volume>-<group>/manifest: a line of JSON and a line with its crc32c, replaced at once
+
+What the manifest must say before anyone is told: promises, timelines, the layers that count. It is
+changed under one lock, so that its versions on disk follow each other.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from runtime.disk import Disk
+from runtime.events import get_logger
+from storage_node.layers.compaction import ImageWriting, Plan
+from storage_node.layers.layer_map import LayerInfo, LayerMap
+from storage_node.segment.chain import Chain, Report, decode_all, report
+from storage_node.segment.memory_table import MemoryTable
+from volume.errors import CorruptRecord, LsnCollected, NotYetComplete, SegmentFailed, UnknownFormat
+from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
+from volume.limits import FRAME_BYTES_MAX, GOSSIP_REPLY_BYTES_MAX
+from volume.log_batch import FrameHeader, seal_frame
+from volume.page import checksum
+from volume.redo_record import RedoRecord, apply_record, encode_record
+from volume.timeline import Timeline
+
+events = get_logger("storage_node.segment")
+
+MANIFEST_FORMAT: Final = 1
+_LONG_CHAIN: Final = 32
+_RECENT_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    slot: int
+    node: str
+    address: str
+    az: str
+
+
+class SegmentStore:
+    def __init__(
+        self, disk: Disk, volume: VolumeId, id: SegmentId, peers: tuple[Peer, ...], membership: int
+    ) -> None:
+        self.volume = volume
+        self.id = id
+        self.peers = peers
+        self.membership_epoch = membership
+        self.chain = Chain()
+        self.read_floor = LSN_ZERO
+        self.flushed_lsn = LSN_ZERO
+        self.failed: str | None = None
+        self.memory = MemoryTable()
+        self._flushing = MemoryTable()
+        self._disk = disk
+        self._folder = f"segments/{volume}-{id.group}"
+        self.layers = LayerMap(disk, self._folder)
+        self.lock = asyncio.Lock()
+        self._recent: dict[PageNumber, tuple[Lsn, bytes]] = {}
+
+    @property
+    def key(self) -> tuple[VolumeId, GroupId]:
+        return (self.volume, self.id.group)
+
+    @property
+    def hot_bytes(self) -> int:
+        return self.memory.size_bytes + self._flushing.size_bytes
+
+    @property
+    def state(self) -> str:
+        if self.failed is not None:
+            return f"failed: {self.failed}"
+        return "behind" if self.chain.has_gap else "ok"
+
+    def check(self) -> None:
+        if self.failed is not None:
+            raise SegmentFailed(f"use {self.id}: {self.failed}")
+
+    # The manifest
+
+    async def save(self) -> None:
+        """Make what the manifest says durable. A disk that cannot is the end of this segment."""
+        fields = {
+            "format": MANIFEST_FORMAT,
+            "volume": self.volume,
+            "group": self.id.group,
+            "slot": self.id.slot,
+            "membership_epoch": self.membership_epoch,
+            "peers": [[peer.slot, peer.node, peer.address, peer.az] for peer in self.peers],
+            "promised": self.chain.promised,
+            "timeline": self.chain.timeline.encode().hex(),
+            "known_vdl": self.chain.known_vdl,
+            "flushed_lsn": self.flushed_lsn,
+            "retained_from": self.layers.retained_from,
+            "layers": [info.to_json() for info in self.layers.layers],
+        }
+        line = json.dumps(fields).encode()
+        try:
+            await self._disk.replace(f"{self._folder}/manifest", b"%s\n%08x\n" % (line, checksum(line)))
+        except OSError as error:
+            self.fail(f"write manifest: {error}")
+            raise SegmentFailed(f"use {self.id}: {self.failed}") from None
+
+    def fail(self, why: str) -> None:
+        if self.failed is None:
+            self.failed = why
+            events.error("segment.failed", segment=str(self.id), volume=self.volume, reason=why)
+
+    @staticmethod
+    async def load(disk: Disk, folder: str) -> "SegmentStore":
+        """Read a segment back. Raises CorruptRecord, UnknownFormat."""
+        fields = _read_manifest(disk, folder)
+        peers = tuple(Peer(*each) for each in fields["peers"])
+        id = SegmentId(GroupId(fields["group"]), fields["slot"])
+        store = SegmentStore(disk, VolumeId(fields["volume"]), id, peers, fields["membership_epoch"])
+        store.flushed_lsn = Lsn(fields["flushed_lsn"])
+        timeline = Timeline.decode(bytes.fromhex(fields["timeline"]))
+        infos = [LayerInfo.from_json(each) for each in fields["layers"]]
+        bad = await store.layers.open(infos, Lsn(fields["retained_from"]))
+        if bad:
+            store.fail(f"layers missing or damaged: {', '.join(bad)}")
+        known_vdl = Lsn(fields["known_vdl"])
+        store.chain = Chain(
+            store._counted(store.flushed_lsn, timeline), Epoch(fields["promised"]), timeline, known_vdl
+        )
+        return store
+
+    # Log coming in
+
+    def offer(self, header: FrameHeader, frame: bytes) -> bytes:
+        """Take a frame into the chain; the bytes to append to the hot log, none if it adds nothing."""
+        taken = self.chain.offer(header, frame)
+        for each in taken.chained:
+            self.memory.add(each)
+        return taken.frame
+
+    async def promise(self, epoch: Epoch) -> None:
+        async with self.lock:
+            self.check()
+            if self.chain.promise(epoch):
+                await self.save()
+
+    def report(self) -> Report:
+        """The tail above the known VDL. Everything in memory is taken to be synced."""
+        vdl = self.chain.known_vdl
+        frames = [*self._flushing.frames, *self.memory.frames, *self.chain.held_frames]
+        found = {lsn: (lsn, previous, cpl) for lsn, previous, cpl in decode_all(frames)}
+        for record in self.layers.records_after(vdl):
+            found[record.lsn] = (record.lsn, record.group_prev_lsn, record.is_cpl)
+        return report([found[lsn] for lsn in sorted(found)], self.chain.scl, vdl)
+
+    async def install(self, timeline: Timeline, vdl: Lsn) -> None:
+        """Adopt a newer timeline, durably. One that is not newer changes nothing."""
+        async with self.lock:
+            self.check()
+            if timeline.epoch > self.chain.timeline.epoch:
+                self.chain.install(timeline, self._counted(self.chain.scl, timeline))
+                self.memory = self.memory.clipped(timeline)
+                self._recent.clear()
+                self.chain.known_vdl = max(self.chain.known_vdl, vdl)
+                await self.save()
+            self.chain.known_vdl = max(self.chain.known_vdl, vdl)
+
+    def _counted(self, scl: Lsn, timeline: Timeline) -> Lsn:
+        """The last LSN of our chain, at or below `scl`, that counts."""
+        if timeline.counts(scl):
+            return scl
+        limit = next(after for after, up_to in timeline.annulled if after < scl <= up_to)
+        held = [
+            lsn for lsn, _, _ in decode_all([*self._flushing.frames, *self.memory.frames]) if lsn <= limit
+        ]
+        in_deltas = [record.lsn for record in self.layers.records_after(LSN_ZERO) if record.lsn <= limit]
+        ends = [info.lsn_to for info in self.layers.layers if info.lsn_to <= limit]
+        return max([*held, *in_deltas, *ends, LSN_ZERO])
+
+    # Reading
+
+    def read(self, page: PageNumber, read_lsn: Lsn, required_scl: Lsn) -> tuple[Lsn, bytes]:
+        """Raises NotYetComplete, LsnCollected, CorruptPage."""
+        if self.chain.durable_scl < required_scl:
+            scl = self.chain.durable_scl
+            raise NotYetComplete(
+                f"read page {page} at lsn {read_lsn}: {self.id} is complete to {scl} of {required_scl}"
+            )
+        if read_lsn < self.layers.retained_from:
+            raise LsnCollected(
+                f"read page {page} at lsn {read_lsn}: kept from {self.layers.retained_from} on"
+            )
+        newer = self._flushing.records(page) + self.memory.records(page)
+        recent = self._recent.get(page)
+        if recent is not None and recent[0] <= read_lsn and newer and newer[0].lsn <= recent[0]:
+            return self._from_recent(page, recent, newer, read_lsn)
+        found = self.layers.read_page(page, read_lsn, self.chain.timeline, newer)
+        if len(newer) > _LONG_CHAIN:
+            self._remember(page, found)
+        return found
+
+    def _from_recent(
+        self, page: PageNumber, recent: tuple[Lsn, bytes], newer: list[RedoRecord], read_lsn: Lsn
+    ) -> tuple[Lsn, bytes]:
+        """A page that changes all the time: go on from where the last read had come."""
+        lsn, content = recent
+        for record in newer:
+            if lsn < record.lsn <= read_lsn and self.chain.timeline.counts(record.lsn):
+                content = apply_record(content, record)
+                lsn = record.lsn
+        self._remember(page, (lsn, content))
+        return lsn, content
+
+    def _remember(self, page: PageNumber, found: tuple[Lsn, bytes]) -> None:
+        self._recent.pop(page, None)
+        self._recent[page] = found
+        if len(self._recent) > _RECENT_MAX:
+            del self._recent[next(iter(self._recent))]
+
+    # Log going out
+
+    def frames_after(self, lsn: Lsn) -> tuple[bytes, Lsn]:
+        """Log above `lsn` for a peer, as much as fits an answer, and where our log begins."""
+        log_start = self.layers.log_start
+        if lsn < log_start:
+            return b"", log_start
+        found: list[bytes] = []
+        if lsn < self.flushed_lsn:
+            found = self._from_layers(lsn)
+        if not found:
+            tables = [*self._flushing.frames_after(lsn), *self.memory.frames_after(lsn)]
+            found = [*tables, *self.chain.held_frames]
+        return _up_to(found, GOSSIP_REPLY_BYTES_MAX), log_start
+
+    def _from_layers(self, lsn: Lsn) -> list[bytes]:
+        for info in self.layers.log_layers_after(lsn):
+            in_layer = self.layers.records_of(info.name)
+            records = [each for each in in_layer if each.lsn > lsn and self.chain.timeline.counts(each.lsn)]
+            if records:
+                return list(self._reseal(records))
+        return []
+
+    def _reseal(self, records: list[RedoRecord]) -> "list[bytes]":
+        frames = []
+        run: list[bytes] = []
+        size = 0
+        first = records[0]
+        for index, record in enumerate(records):
+            run.append(encode_record(record))
+            size += len(run[-1])
+            if size >= FRAME_BYTES_MAX or index == len(records) - 1:
+                frames.append(
+                    seal_frame(
+                        self.volume,
+                        self.id.group,
+                        self.chain.timeline.epoch,
+                        first.group_prev_lsn,
+                        run,
+                        first.lsn,
+                        record.lsn,
+                        self.chain.known_vdl,
+                    )
+                )
+                run, size = [], 0
+                if index + 1 < len(records):
+                    first = records[index + 1]
+        return frames
+
+    # Layers
+
+    async def flush(self) -> None:
+        """Write what is in memory as a delta layer. Raises OSError."""
+        async with self.lock:
+            self.check()
+            if not self.memory.frames:
+                return
+            table, self.memory = self.memory, MemoryTable()
+            self._flushing = table
+            try:
+                await self.layers.write_delta(table.all_records(), self.flushed_lsn, table.last_lsn)
+                self.flushed_lsn = table.last_lsn
+                await self.save()
+            except OSError as error:
+                self.fail(f"write layer: {error}")
+                raise
+            finally:
+                self._flushing = MemoryTable()
+                self._recent.clear()
+
+    async def finish(self, done: Plan, writing: ImageWriting | None) -> None:
+        """A plan is carried out: its layer counts, what it replaces goes."""
+        async with self.lock:
+            gone = [info.name for info in done.inputs] if done.kind != "images" else []
+            if writing is not None:
+                await writing.file.sync()
+                await self._disk.sync_folder(self._folder)
+                writing.file.close()
+                self.layers.add(writing.name)
+            if done.kind in ("drop", "merge"):
+                self.layers.retained_from = max(self.layers.retained_from, done.lsn_to)
+            self.layers.drop(gone)
+            await self.save()
+            self.layers.retire(gone)
+
+    async def adopt(self, names: list[str], complete: Lsn) -> None:
+        """Layers copied from a peer, whole and checked, take the place of ours."""
+        async with self.lock:
+            old = [info.name for info in self.layers.layers]
+            self.layers.drop(old)
+            for name in names:
+                self.layers.add(name)
+            self.memory = MemoryTable()
+            for frame in self.chain.jump(complete):
+                self.memory.add(frame)
+            self.flushed_lsn = complete
+            newest_image = max((i.lsn_to for i in self.layers.layers if i.kind == "image"), default=LSN_ZERO)
+            self.layers.retained_from = max(self.layers.retained_from, newest_image)
+            self._recent.clear()
+            await self.save()
+            self.layers.retire(old)
+
+    def close(self) -> None:
+        self.layers.close()
+
+
+def _read_manifest(disk: Disk, folder: str) -> dict[str, Any]:
+    data = disk.read_all(f"{folder}/manifest")
+    line, _, rest = data.partition(b"\n")
+    if rest.strip() != b"%08x" % checksum(line):
+        raise CorruptRecord(f"open {folder}/manifest: checksum differs")
+    fields: dict[str, Any] = json.loads(line)
+    if fields["format"] != MANIFEST_FORMAT:
+        raise UnknownFormat(
+            f"open {folder}/manifest: format {fields['format']}, this release knows {MANIFEST_FORMAT}"
+        )
+    return fields
+
+
+def _up_to(frames: list[bytes], size_max: int) -> bytes:
+    taken = []
+    size = 0
+    for frame in frames:
+        taken.append(frame)
+        size += len(frame)
+        if size >= size_max:
+            break
+    return b"".join(taken)

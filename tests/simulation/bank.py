@@ -1,0 +1,175 @@
+"""The workload and its ledger: what was asked, and what its client was told.
+
+Transfers between accounts and inserts of padding, a row each in `ledger`. A transaction is refused
+(rolled back, or never committed: it must not be there), acknowledged (it must be there, for ever), or in
+doubt (there or not, but decided once and for all, and never by half).
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import apsw
+
+from db_instance.engine.engine import Engine, Lease
+from db_instance.engine.write_lock import LockTimeout
+from volume.errors import VolumeError
+from volume.ids import Lsn
+
+ACCOUNTS = 12
+BALANCE = 100
+
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS ledger (id INTEGER PRIMARY KEY, source INTEGER, target INTEGER,"
+    " amount INTEGER, padding BLOB)",
+    "CREATE INDEX IF NOT EXISTS ledger_by_source ON ledger (source, amount)",
+    f"INSERT OR IGNORE INTO account SELECT value, {BALANCE} FROM"
+    f" (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {ACCOUNTS})"
+    " SELECT value FROM n)",
+)
+
+
+@dataclass(slots=True)
+class Ledger:
+    refused: set[int] = field(default_factory=set)
+    in_doubt: set[int] = field(default_factory=set)
+    acknowledged: set[int] = field(default_factory=set)
+    decided: set[int] = field(default_factory=set)
+    """In doubt, and since seen by a reader: it may not go again."""
+    gone: set[int] = field(default_factory=set)
+    """In doubt, and not there after a later writer took over: it may not come back."""
+    asked: int = 0
+
+    def owed(self) -> set[int]:
+        """What a reader who begins now, at the newest writer, must see."""
+        return self.acknowledged | self.decided
+
+    def judge(self, seen: set[int], owed: set[int]) -> None:
+        """Compare with the rows that a reader saw who was owed so much when it began."""
+        lost = owed - seen
+        assert not lost, f"acknowledged and not there: {sorted(lost)}"
+        ghosts = seen & (self.refused | self.gone)
+        assert not ghosts, f"refused and there: {sorted(ghosts)}"
+        unknown = seen - self.acknowledged - self.in_doubt - self.decided
+        assert not unknown, f"there and never asked for: {sorted(unknown)}"
+        self.decided |= seen & self.in_doubt
+
+    def settle(self, seen: set[int], before: set[int]) -> None:
+        """A new writer has taken over: what was in doubt `before` and is not there never will be."""
+        self.gone |= before - seen - self.acknowledged
+
+
+class Bank:
+    def __init__(self, dice: random.Random, ledger: Ledger, padding_max: int) -> None:
+        self._dice = dice
+        self._ledger = ledger
+        self._padding_max = padding_max
+        self.reads = 0
+        self.on_acknowledged: Callable[[Engine, Lsn], None] = lambda _engine, _lsn: None
+        self.is_newest: Callable[[Engine], bool] = lambda _engine: True
+        """False for a writer that another one may have replaced: it may read the past."""
+
+    async def set_up(self, engine: Engine) -> None:
+        """Create the tables, as often as it takes."""
+        lease = await engine.lease()
+        try:
+            await engine.begin_write(lease, 30.0)
+            for statement in _CREATE:
+                await engine.rows(lease, statement)
+            lsn = await engine.commit(lease)
+        except BaseException:
+            await self._abandon(engine, lease)
+            raise
+        engine.give_back(lease)
+        await engine.wait_durable(lsn)
+
+    async def client(self, engine: Engine) -> None:
+        """One client: a transaction after the other until its connection breaks."""
+        dice = self._dice
+        while True:
+            await asyncio.sleep(dice.expovariate(20.0))
+            lease = await engine.lease()
+            try:
+                await self._transaction(engine, lease)
+            except (apsw.Error, LockTimeout, VolumeError, OSError):
+                await self._abandon(engine, lease)
+            except BaseException:
+                await self._abandon(engine, lease)
+                raise
+
+    async def _transaction(self, engine: Engine, lease: Lease) -> None:
+        ledger, dice = self._ledger, self._dice
+        ledger.asked += 1
+        number = ledger.asked
+        ledger.refused.add(number)
+        await engine.begin_write(lease, 5.0)
+        await self._write(engine, lease, number)
+        if dice.random() < 0.1:
+            await engine.rollback(lease)
+            engine.give_back(lease)
+            return
+        ledger.refused.discard(number)
+        ledger.in_doubt.add(number)
+        lsn = await engine.commit(lease)
+        engine.give_back(lease)
+        await engine.wait_durable(lsn)
+        ledger.in_doubt.discard(number)
+        ledger.acknowledged.add(number)
+        self.on_acknowledged(engine, lsn)
+
+    async def _write(self, engine: Engine, lease: Lease, number: int) -> None:
+        dice = self._dice
+        source, target = dice.sample(range(1, ACCOUNTS + 1), 2)
+        amount = dice.randint(1, 20)
+        padding = dice.randbytes(dice.randint(0, self._padding_max)) if dice.random() < 0.3 else b""
+        change = "UPDATE account SET balance = balance + ? WHERE id = ?"
+        await engine.rows(lease, change, (-amount, source))
+        if dice.random() < 0.3:
+            await asyncio.sleep(dice.uniform(0, 0.01))
+        await engine.rows(lease, change, (amount, target))
+        row = (number, source, target, amount, padding)
+        await engine.rows(lease, "INSERT INTO ledger VALUES (?, ?, ?, ?, ?)", row)
+        if dice.random() < 0.05:
+            await engine.rows(lease, "UPDATE ledger SET padding = x'00' WHERE id % 3 = ?", (number % 3,))
+
+    async def reader(self, engine: Engine) -> None:
+        """Snapshots: whole transactions only, and the same at each look."""
+        dice = self._dice
+        while True:
+            await asyncio.sleep(dice.expovariate(4.0))
+            lease = await engine.lease()
+            try:
+                owed = self._ledger.owed() if self.is_newest(engine) else set()
+                await engine.begin_snapshot(lease)
+                seen = await self.look(engine, lease)
+                await asyncio.sleep(dice.uniform(0, 0.3))
+                assert await self.look(engine, lease) == seen, "a snapshot changed"
+                self._ledger.judge(seen, owed)
+                await engine.rollback(lease)
+                engine.give_back(lease)
+                self.reads += 1
+            except (apsw.Error, VolumeError):
+                await self._abandon(engine, lease)
+            except BaseException:
+                await self._abandon(engine, lease)
+                raise
+
+    async def look(self, engine: Engine, lease: Lease) -> set[int]:
+        """The transactions that are there, each of which must be whole."""
+        balances = dict(await engine.rows(lease, "SELECT id, balance FROM account"))
+        rows = await engine.rows(lease, "SELECT id, source, target, amount FROM ledger")
+        if not balances:
+            assert not rows
+            return set()
+        expected = dict.fromkeys(range(1, ACCOUNTS + 1), BALANCE)
+        for _, source, target, amount in rows:
+            expected[source] -= amount
+            expected[target] += amount
+        assert balances == expected, f"half a transaction: {balances} instead of {expected}"
+        return {row[0] for row in rows}
+
+    async def _abandon(self, engine: Engine, lease: Lease) -> None:
+        """Close the connection in whatever state it is."""
+        engine.discard(lease)

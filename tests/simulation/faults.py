@@ -1,0 +1,187 @@
+"""What goes wrong, by dice: machines, processes, disks, the network, and writers that replace each other.
+
+Each fault is a short story with an end: what it breaks it mends after a while, unless `mend_all` is
+quicker. Nothing here asks whether the cluster can stand it: without a quorum nothing is acknowledged, and
+that is all right; what was acknowledged must still be there.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import permutations
+from typing import Final
+
+from tests.simulation.sim_disk import DiskFaults
+from tests.simulation.sim_transport import NetworkFaults
+from tests.simulation.world import ZONES, World
+
+Fault = Callable[["Mischief"], Awaitable[None]]
+_PAUSE_S: Final = 0.8
+
+
+class Mischief:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.dice = world.dice
+        self.count = 0
+        self._needs_restart: set[str] = set()
+        self._stories: dict[asyncio.Task[None], None] = {}
+
+    async def run(self, seconds: float) -> None:
+        """Faults one after the other, some at the same time, for so long."""
+        end = asyncio.get_running_loop().time() + seconds
+        faults, weights = zip(*FAULTS, strict=True)
+        while asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(self.dice.expovariate(1 / _PAUSE_S))
+            fault = self.dice.choices(faults, weights)[0]
+            self.count += 1
+            self.world.trace.note("fault", kind=fault.__name__)
+            story = asyncio.create_task(fault(self))
+            self._stories[story] = None
+            await asyncio.wait([story], timeout=self.dice.uniform(0.1, 3.0))
+
+    async def mend_all(self) -> None:
+        """The end of all faults: everything runs, and nothing stands in its way."""
+        for story in self._stories:
+            story.cancel()
+        if self._stories:
+            await asyncio.wait(list(self._stories))
+        for story in self._stories:
+            if not story.cancelled():
+                story.result()
+        world = self.world
+        world.trace.note("mend")
+        world.network.heal()
+        world.network.faults = NetworkFaults()
+        for name, node in world.nodes.items():
+            node.disk.faults = DiskFaults()
+            if name in self._needs_restart:
+                await world.stop_node(name, power_cut=False)
+            if node.process is None:
+                await world.start_node(name)
+        if world.writer is None:
+            await world.start_writer()
+
+    def some_node(self) -> str:
+        return self.dice.choice(sorted(self.world.nodes))
+
+    async def restart(self, names: list[str], *, power_cut: bool) -> None:
+        stopped = [name for name in names if self.world.nodes[name].process is not None]
+        for name in stopped:
+            await self.world.stop_node(name, power_cut=power_cut)
+        await asyncio.sleep(self.dice.choice([0.0, 0.3, 2.0, 5.0]))
+        for name in stopped:
+            if self.world.nodes[name].process is None:
+                await self.world.start_node(name)
+
+    async def for_a_while(self) -> None:
+        await asyncio.sleep(self.dice.choice([0.05, 0.5, 2.0, 8.0]))
+
+    def needs_restart(self, name: str) -> None:
+        self._needs_restart.add(name)
+
+
+async def node_dies(m: Mischief) -> None:
+    await m.restart([m.some_node()], power_cut=False)
+
+
+async def node_loses_power(m: Mischief) -> None:
+    await m.restart([m.some_node()], power_cut=True)
+
+
+async def zone_loses_power(m: Mischief) -> None:
+    zone = m.dice.choice(["az1", "az2", "az3"])
+    await m.restart([name for name, az in ZONES.items() if az == zone], power_cut=True)
+
+
+async def zone_and_one_more_lose_power(m: Mischief) -> None:
+    zone = m.dice.choice(["az1", "az2", "az3"])
+    inside = [name for name, az in ZONES.items() if az == zone]
+    other = m.dice.choice([name for name in ZONES if name not in inside])
+    await m.restart([*inside, other], power_cut=True)
+
+
+async def everything_loses_power(m: Mischief) -> None:
+    writers = list(m.world.writers)
+    for writer in writers:
+        await m.world.stop_writer(writer)
+    await m.restart(list(ZONES), power_cut=True)
+    await m.world.start_writer()
+
+
+async def writer_dies(m: Mischief) -> None:
+    for writer in list(m.world.writers):
+        await m.world.stop_writer(writer)
+    await asyncio.sleep(m.dice.choice([0.0, 0.2]))
+    await m.world.start_writer()
+
+
+async def writer_is_replaced_while_it_lives(m: Mischief) -> None:
+    if len(m.world.writers) < 2:
+        await m.world.start_writer()
+    await m.for_a_while()
+    for writer in m.world.writers[:-1]:
+        await m.world.stop_writer(writer)
+
+
+async def hosts_are_cut_off(m: Mischief) -> None:
+    """Some hosts from the others: in one direction or both."""
+    hosts = [*ZONES, *(writer.name for writer in m.world.writers)]
+    apart = set(m.dice.sample(hosts, m.dice.randint(1, 3)))
+    directions = m.dice.choice([(True, True), (True, False), (False, True)])
+    for source, target in permutations(hosts, 2):
+        if (source in apart) != (target in apart) and directions[source in apart]:
+            m.world.network.cut(source, target)
+    await m.for_a_while()
+    m.world.network.heal()
+
+
+async def network_is_bad(m: Mischief) -> None:
+    m.world.network.faults = NetworkFaults(
+        late=m.dice.choice([0.0, 0.02, 0.2]),
+        late_s=m.dice.choice([0.05, 0.5, 3.0]),
+        lost=m.dice.choice([0.0, 0.005, 0.05]),
+        repeated=m.dice.choice([0.0, 0.05]),
+    )
+    await m.for_a_while()
+    m.world.network.faults = NetworkFaults()
+
+
+async def disk_is_slow(m: Mischief) -> None:
+    name = m.some_node()
+    m.world.nodes[name].disk.faults.slow_factor = m.dice.choice([10.0, 100.0, 1000.0])
+    await m.for_a_while()
+    m.world.nodes[name].disk.faults.slow_factor = 1.0
+
+
+async def disk_is_full(m: Mischief) -> None:
+    name = m.some_node()
+    m.needs_restart(name)
+    m.world.nodes[name].disk.faults.full = True
+    await m.for_a_while()
+    m.world.nodes[name].disk.faults.full = False
+    await m.restart([name], power_cut=False)
+
+
+async def disk_breaks(m: Mischief) -> None:
+    name = m.some_node()
+    m.needs_restart(name)
+    m.world.nodes[name].disk.faults.broken = True
+    await m.for_a_while()
+    m.world.nodes[name].disk.faults.broken = False
+    await m.restart([name], power_cut=m.dice.random() < 0.5)
+
+
+FAULTS: Final[list[tuple[Fault, float]]] = [
+    (node_dies, 3),
+    (node_loses_power, 4),
+    (zone_loses_power, 2),
+    (zone_and_one_more_lose_power, 1),
+    (everything_loses_power, 1),
+    (writer_dies, 3),
+    (writer_is_replaced_while_it_lives, 2),
+    (hosts_are_cut_off, 3),
+    (network_is_bad, 3),
+    (disk_is_slow, 2),
+    (disk_is_full, 1),
+    (disk_breaks, 1),
+]

@@ -1,0 +1,212 @@
+"""The simulated cluster: six real storage nodes, real db instances, made-up disks, network and time."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from db_instance.config import InstanceConfig
+from db_instance.engine.engine import Engine
+from db_instance.instance import Instance
+from tests.simulation import sim_control
+from tests.simulation.bank import Bank, Ledger
+from tests.simulation.disk_watch import DiskWatch
+from tests.simulation.nodes import start_node
+from tests.simulation.process import Process
+from tests.simulation.sim_clock import SimClock
+from tests.simulation.sim_control import SimControl
+from tests.simulation.sim_disk import SimDisk
+from tests.simulation.sim_transport import Network
+from tests.simulation.trace import Trace
+from volume.ids import Lsn
+
+ZONES = {"s1": "az1", "s2": "az1", "s3": "az2", "s4": "az2", "s5": "az3", "s6": "az3"}
+
+
+@dataclass(slots=True)
+class Node:
+    """One storage node's machine: its disk outlives its processes."""
+
+    name: str
+    disk: SimDisk
+    process: Process | None = None
+    starts: int = 0
+
+
+@dataclass(slots=True)
+class Writer:
+    name: str
+    process: Process
+    instance: Instance
+    engine: Engine | None = None
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    clients: list[asyncio.Task[None]] = field(default_factory=list)
+    task: asyncio.Task[None] = field(init=False)
+    """Its life: done when it was fenced, or met what it cannot live with."""
+
+
+class World:
+    def __init__(self, seed: int, trace: Trace) -> None:
+        self.dice = random.Random(seed)
+        self.trace = trace
+        self.network = Network(self.dice)
+        self.watch = DiskWatch()
+        self.ledger = Ledger()
+        self.bank = Bank(self.dice, self.ledger, padding_max=self.dice.choice([0, 3_000, 20_000]))
+        self.bank.is_newest = lambda engine: self.writer is not None and self.writer.engine is engine
+        self.bank.on_acknowledged = self._check_durable
+        self.nodes = {name: Node(name, SimDisk(self.dice)) for name in ZONES}
+        self.writer: Writer | None = None
+        self.writers: list[Writer] = []
+        """All that still live; the last one is the newest."""
+        self.openings = 0
+        self.checked_lsns = 0
+        self.pages_compared = 0
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Somebody met what no run may have."""
+        self._checked: dict[int, Lsn] = {}
+        """By epoch: how far the disks were compared with what was acknowledged."""
+        self._cache_mib = self.dice.choice([0, 0, 1])
+        self._pages_per_group = self.dice.choice([16, 32, 64])
+        self.control = SimControl(
+            self.network.host("control", Process("control")),
+            self.dice,
+            list(ZONES.items()),
+            self._pages_per_group * 4096,
+        )
+
+    async def start(self) -> None:
+        await self.control.start()
+        for name in self.nodes:
+            await self.start_node(name)
+
+    # Storage nodes
+
+    async def start_node(self, name: str) -> None:
+        node = self.nodes[name]
+        assert node.process is None
+        node.starts += 1
+        node.process = Process(name)
+        self.watch.watch(name, node.disk)
+        host = self.network.host(name, node.process)
+        self.trace.note("start", node=name)
+        process = node.process
+        try:
+            await start_node(name, ZONES[name], node.disk, host, process, self.dice)
+        except (OSError, asyncio.CancelledError):
+            if process.alive:
+                raise
+
+    async def stop_node(self, name: str, *, power_cut: bool) -> None:
+        node = self.nodes[name]
+        if node.process is None:
+            return
+        self.trace.note("power_cut" if power_cut else "kill", node=name)
+        self.network.kill(name)
+        node.disk = node.disk.crash() if power_cut else node.disk.kill()
+        process, node.process = node.process, None
+        await process.kill()
+
+    # Writers
+
+    async def start_writer(self) -> Writer:
+        """A new instance opens the volume; its clients come once it has."""
+        self.openings += 1
+        name = f"w{self.openings}"
+        process = Process(name)
+        config = InstanceConfig(
+            id=name,
+            az=self.dice.choice(["az1", "az2", "az3"]),
+            dir=Path("/nonexistent"),
+            control=sim_control.ADDRESS,
+            listen="",
+            sql="",
+            metrics="",
+            cache_mib=self._cache_mib,
+            commit_timeout_s=self.dice.choice([3.0, 30.0]),
+            max_connections=10,
+        )
+        instance = Instance(config, self.network.host(name, process), SimClock(), self.dice)
+        writer = Writer(name, process, instance)
+        self.writer = writer
+        self.writers.append(writer)
+        self.trace.note("start", writer=name)
+        writer.task = process.spawn(lambda: self._live(writer))
+        writer.task.add_done_callback(self._on_ended)
+        return writer
+
+    async def _live(self, writer: Writer) -> None:
+        """A writer's life: open, check what is there, serve clients until fenced or killed."""
+        engine = await writer.instance.open()
+        before = set(self.ledger.in_doubt)
+        await self.bank.set_up(engine)
+        seen = await self._look(engine)
+        newest = self.writer is writer
+        self.ledger.judge(seen, self.ledger.owed() if newest else set())
+        if newest:
+            self.ledger.settle(seen, before)
+        writer.engine = engine
+        writer.opened.set()
+        self.trace.note("opened", writer=writer.name, rows=len(seen))
+        stop = asyncio.Event()
+        serving = asyncio.create_task(writer.instance.serve(stop))
+        writer.clients = [asyncio.create_task(self.bank.client(engine)) for _ in range(4)]
+        writer.clients.append(asyncio.create_task(self.bank.reader(engine)))
+        for task in writer.clients:
+            task.add_done_callback(self._on_ended)
+        self.trace.note("ended", writer=writer.name, reason=await serving)
+
+    def _on_ended(self, task: "asyncio.Task[None]") -> None:
+        """A task that should have gone on: was it killed, or did it meet what no run may have?"""
+        if not task.cancelled() and (error := task.exception()) is not None and not self.broken.done():
+            self.broken.set_exception(error)
+            self.broken.exception()
+
+    def check_bugs(self) -> None:
+        if self.broken.done():
+            self.broken.result()
+        bugs = [*self.network.bugs, *self.trace.bugs]
+        assert not bugs, f"a service met a bug of its own: {bugs[:3]}"
+
+    async def end_clients(self, writer: Writer) -> None:
+        for task in writer.clients:
+            task.cancel()
+        await asyncio.wait(writer.clients)
+        writer.clients.clear()
+
+    async def judge_rows(self, writer: Writer) -> None:
+        """At rest: the rows against the ledger, and SQLite's own opinion of its file."""
+        engine = writer.engine
+        assert engine is not None
+        task = writer.process.spawn(lambda: self._look(engine, integrity=True))
+        self.ledger.judge(await task, self.ledger.owed())
+
+    async def _look(self, engine: Engine, *, integrity: bool = False) -> set[int]:
+        lease = await engine.lease()
+        await engine.begin_snapshot(lease)
+        seen = await self.bank.look(engine, lease)
+        if integrity:
+            lease.connection.authorizer = None
+            assert await engine.rows(lease, "PRAGMA integrity_check") == [("ok",)]
+        await engine.rollback(lease)
+        engine.give_back(lease)
+        return seen
+
+    def _check_durable(self, engine: Engine, lsn: Lsn) -> None:
+        """A client was told that its commit is durable: every LSN up to it is on four disks."""
+        driver = engine.pages.driver
+        checked = self._checked.get(driver.epoch, Lsn(driver._batcher._floor))
+        missing = self.watch.missing(checked, lsn)
+        assert not missing, f"acknowledged lsn {lsn}, but (lsn, disks): {missing[:5]}"
+        self.checked_lsns += max(0, lsn - checked)
+        self._checked[driver.epoch] = max(checked, lsn)
+
+    async def stop_writer(self, writer: Writer) -> None:
+        self.trace.note("kill", writer=writer.name)
+        self.network.kill(writer.name)
+        await writer.process.kill()
+        self.writers.remove(writer)
+        if self.writer is writer:
+            self.writer = None
+        if writer.instance.engine is not None:
+            writer.instance.engine.close()

@@ -1,0 +1,204 @@
+"""Real child processes: tiny ones that only wait for a signal."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from control_plane import pids
+from control_plane.cluster.model import ProcessFacts, Wanted
+from control_plane.local_cluster import ClusterFolder, ClusterSpec, ProcessSpec
+from control_plane.local_processes import LocalProcesses
+from runtime.clock import RealClock
+from volume.errors import InvalidRequest
+
+WAIT = "import signal; signal.pause()"
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\nwhile 1: signal.pause()"
+END_AT_ONCE = "raise SystemExit(3)"
+
+DEADLINE_S = 10.0
+
+
+def process(id: str, role: str = "storage", az: str = "az1") -> ProcessSpec:
+    return ProcessSpec(id, role, az, "127.0.0.1:1", "127.0.0.1:2")
+
+
+SPEC = ClusterSpec(
+    "main",
+    1 << 20,
+    5440,
+    (process("control", "control", ""), process("s1"), process("s2", az="az2"), process("w1", "instance")),
+)
+
+
+class World:
+    """A cluster folder, and control planes over it that come and go."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = ClusterFolder(path)
+        self.folder.make()
+        self.folder.save(SPEC)
+        self.programs = {each.id: WAIT for each in SPEC.processes}
+        self.local = self.control_plane()
+
+    def control_plane(self) -> LocalProcesses:
+        return LocalProcesses(self.folder, RealClock(), random.Random(1), self._command)
+
+    def _command(self, folder: ClusterFolder, spec: ClusterSpec, process: ProcessSpec) -> list[str]:
+        words = [sys.executable, "-S", "-E", "-c", self.programs[process.id]]
+        return [*words, "--id", process.id, "--dir", str(folder.data_dir(process.id))]
+
+    def facts(self, id: str) -> ProcessFacts:
+        return next(facts for facts in self.local.facts() if facts.id == id)
+
+    def pid(self, id: str) -> int:
+        pid = self.facts(id).pid
+        assert pid is not None
+        return pid
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not done():
+                await RealClock().sleep(0.005)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path)
+    yield world
+    for each in SPEC.processes:
+        if (alive := pids.search(world.folder, each.id)) is not None:
+            os.kill(alive.pid, signal.SIGKILL)
+    await world.until(lambda: all(facts.pid is None for facts in world.local.facts()))
+
+
+async def test_what_is_wanted_and_missing_is_started_in_a_session_of_its_own(world: World) -> None:
+    world.local.step()
+    assert [facts.id for facts in world.local.facts() if facts.pid] == ["s1", "s2", "w1"]
+    assert os.getsid(world.pid("s1")) == world.pid("s1")
+    before = world.pid("s1")
+    world.local.step()
+    assert world.pid("s1") == before
+
+
+async def test_after_a_restart_the_living_are_taken_over(world: World) -> None:
+    world.local.step()
+    before = {facts.id: facts.pid for facts in world.local.facts()}
+    world.local = world.control_plane()
+    world.local.step()
+    assert {facts.id: facts.pid for facts in world.local.facts()} == before
+
+
+async def test_a_process_whose_pid_file_was_never_written_is_found(world: World) -> None:
+    world.local.step()
+    before = world.pid("s1")
+    world.folder.pid_file("s1").unlink()
+    world.local = world.control_plane()
+    world.local.step()
+    assert world.pid("s1") == before
+
+
+async def test_a_pid_that_another_process_got_is_not_ours(world: World) -> None:
+    pids.write_pid(world.folder, "s1", os.getpid())
+    assert pids.find(world.folder, "s1") is None
+    world.local.step()
+    assert world.pid("s1") != os.getpid()
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+async def test_a_crashed_process_is_started_again_after_a_while(world: World, adopted: bool) -> None:
+    world.local.step()
+    if adopted:
+        children = world.local  # they stay ours to reap, as no init does it for us here
+        world.local = world.control_plane()
+    before = world.pid("s1")
+    os.kill(before, signal.SIGKILL)
+    await world.until(lambda: world.facts("s1").pid is None)
+    facts = world.facts("s1")
+    assert facts.crashes == 1
+    assert facts.restart_in_s > 0
+    world.local.step()
+    assert world.facts("s1").pid is None
+    await world.until(lambda: world.local.step() or world.facts("s1").pid is not None)
+    assert world.pid("s1") != before
+    if adopted:
+        children.facts()
+
+
+async def test_a_process_that_cannot_start_is_counted_and_says_how_it_ended(world: World) -> None:
+    world.programs["s1"] = END_AT_ONCE
+    await world.until(lambda: world.local.step() or world.facts("s1").crashes >= 2)
+    assert world.facts("s1").last_exit == "ended with status 3"
+
+
+async def test_a_killed_process_stays_dead_until_it_is_started(world: World) -> None:
+    world.local.step()
+    assert await world.local.set_wanted("s1", Wanted.KILLED) == ["s1"]
+    assert world.facts("s1").pid is None
+    world.local.step()
+    assert world.facts("s1").pid is None
+    world.local = world.control_plane()
+    world.local.step()
+    assert world.facts("s1").pid is None
+    await world.local.set_wanted("s1", Wanted.RUNNING)
+    assert world.facts("s1").pid is not None
+
+
+async def test_a_zone_is_paused_and_goes_on(world: World) -> None:
+    world.local.step()
+    before = world.pid("s1")
+    assert await world.local.set_wanted("az1", Wanted.PAUSED) == ["s1", "w1"]
+    assert [facts.id for facts in world.local.facts() if facts.paused] == ["s1", "w1"]
+    await world.local.set_wanted("az1", Wanted.RUNNING)
+    assert not any(facts.paused for facts in world.local.facts())
+    assert world.pid("s1") == before
+
+
+async def test_what_is_not_there_cannot_be_paused(world: World) -> None:
+    await world.local.set_wanted("s1", Wanted.KILLED)
+    with pytest.raises(InvalidRequest):
+        await world.local.set_wanted("s1", Wanted.PAUSED)
+    for nobody in ("s9", "control", ""):
+        with pytest.raises(InvalidRequest):
+            await world.local.set_wanted(nobody, Wanted.KILLED)
+
+
+async def test_what_the_command_line_wrote_is_done_too(world: World) -> None:
+    world.local.step()
+    world.folder.change(lambda spec: spec.with_wanted({"s2"}, Wanted.KILLED))
+    world.local.step()
+    await world.until(lambda: world.facts("s2").pid is None)
+
+
+async def test_all_end_instances_first_and_none_starts_again(world: World) -> None:
+    world.local.step()
+    await world.local.set_wanted("s2", Wanted.PAUSED)
+    await world.local.end_all()
+    assert all(facts.pid is None for facts in world.local.facts())
+    world.local.step()
+    assert all(facts.pid is None for facts in world.local.facts())
+
+
+async def test_a_process_deaf_to_sigterm_is_killed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("control_plane.local_processes.END_S_MAX", 0.05)
+    world.programs["s1"] = STUBBORN
+    world.local.step()
+    await world.until(lambda: world.folder.stderr_file("s1").read_text() == "deaf\n")
+    await world.local.end_all()
+    assert all(facts.pid is None for facts in world.local.facts())
+
+
+async def test_a_cluster_file_that_vanished_changes_nothing(world: World) -> None:
+    world.local.step()
+    before = world.pid("s1")
+    world.folder.spec_file.unlink()
+    with pytest.raises(FileNotFoundError):
+        world.local.step()
+    world.folder.save(replace(SPEC))
+    assert world.pid("s1") == before

@@ -1,0 +1,151 @@
+"""Who may write and where segments are, against storage nodes made of a dictionary."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from control_plane.agents import CREATE_SEGMENT, INSTANCE_STATUS, NODE_STATUS, Agents
+from control_plane.cluster.model import Node, NodeId
+from control_plane.metadata.embedded import EmbeddedMetadata
+from control_plane.observer import Observer
+from control_plane.volumes import Volumes
+from proto import storage_pb2
+from runtime.clock import RealClock
+from runtime.transport import Handlers, Server, Stream
+from volume.errors import InvalidRequest, PeerUnavailable, QuorumLost, StaleEpoch
+from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn
+
+NODES = [Node(NodeId(f"s{i + 1}"), f"az{i // 2 + 1}", f"h:{i}") for i in range(6)]
+
+
+class StorageNodes:
+    """A transport to six nodes that remember which segments they were asked for."""
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+        self.created: dict[str, set[tuple[int, int]]] = {}
+
+    async def call(self, address: str, method: str, request: bytes, *, timeout_s: float) -> bytes:
+        if address in self.down:
+            raise PeerUnavailable(f"call {address}: nobody there")
+        assert method in (CREATE_SEGMENT, NODE_STATUS), f"{method} is not {INSTANCE_STATUS}"
+        if method == CREATE_SEGMENT:
+            wanted = storage_pb2.CreateSegmentRequest.FromString(request)
+            assert len(wanted.member) == 6
+            self.created.setdefault(address, set()).add((wanted.group, wanted.slot))
+        return b""
+
+    def open_stream(self, address: str, method: str) -> Stream:
+        raise NotImplementedError
+
+    async def serve(self, address: str, handlers: Handlers) -> Server:
+        raise NotImplementedError
+
+    async def close(self) -> None: ...
+
+
+class Cluster:
+    def __init__(self, path: Path) -> None:
+        self.storage = StorageNodes()
+        self.metadata = EmbeddedMetadata(path)
+        agents = Agents(self.storage)
+        self.observer = Observer(agents, self.metadata, RealClock())
+        self.volumes = Volumes(self.metadata, agents, self.observer)
+
+    async def begin(self) -> None:
+        await self.metadata.put_nodes(NODES, [])
+        await self.observer.look(1.0)
+        await self.volumes.create_main(1 << 20)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    cluster = Cluster(tmp_path / "metadata.db")
+    yield cluster
+    await cluster.observer.close()
+    await cluster.metadata.close()
+
+
+async def created(cluster: Cluster) -> list[int]:
+    return [group.created_count for group in (await cluster.metadata.volume("main")).groups]
+
+
+async def test_the_first_volume_is_placed_on_six_nodes_and_opened(cluster: Cluster) -> None:
+    await cluster.begin()
+    assert {slot for made in cluster.storage.created.values() for _, slot in made} == set(range(6))
+    opened = await cluster.volumes.open("main", "w1", Epoch(0))
+    assert (opened.id, opened.epoch, opened.writer, await created(cluster)) == (1, 1, "w1", [6])
+
+
+async def test_without_enough_nodes_there_is_no_group_and_no_epoch(cluster: Cluster) -> None:
+    await cluster.metadata.put_nodes(NODES[:5], [])
+    with pytest.raises(QuorumLost):
+        await cluster.volumes.create_main(1 << 20)
+    with pytest.raises(QuorumLost):
+        await cluster.volumes.open("main", "w1", Epoch(0))
+    assert (await cluster.metadata.volume("main")).epoch == 0
+
+
+async def test_four_segments_are_enough_and_the_others_follow(cluster: Cluster) -> None:
+    cluster.storage.down = {"h:4", "h:5"}
+    await cluster.begin()
+    assert (await cluster.volumes.open("main", "w1", Epoch(0))).epoch == 1
+    assert await created(cluster) == [4]
+    cluster.storage.down = set()
+    await cluster.observer.look(1.0)
+    await cluster.volumes.create_missing()
+    assert await created(cluster) == [6]
+
+
+async def test_three_segments_are_not(cluster: Cluster) -> None:
+    cluster.storage.down = {"h:3", "h:4", "h:5"}
+    await cluster.begin()
+    with pytest.raises(QuorumLost):
+        await cluster.volumes.open("main", "w1", Epoch(0))
+    assert (await cluster.metadata.volume("main")).epoch == 0
+
+
+async def test_a_group_is_added_once_however_often_it_is_asked_for(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    asked = [cluster.volumes.add_group("main", GroupId(1), Epoch(1), Lsn(50)) for _ in range(3)]
+    volumes = await asyncio.gather(*asked)
+    assert [len(volume.groups) for volume in volumes] == [2, 2, 2]
+    assert volumes[0].groups[1].born_lsn == 50
+    assert await created(cluster) == [6, 6]
+
+
+async def test_a_group_begun_before_a_crash_is_finished_when_asked_again(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    cluster.storage.down = {node.address for node in NODES}
+    with pytest.raises(QuorumLost):
+        await cluster.volumes.add_group("main", GroupId(1), Epoch(1), Lsn(50))
+    cluster.storage.down = {"h:0"}
+    await cluster.volumes.add_group("main", GroupId(1), Epoch(1), Lsn(50))
+    assert await created(cluster) == [6, 5]
+
+
+async def test_only_the_newest_writer_may_add_a_group(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    await cluster.volumes.open("main", "w2", Epoch(0))
+    with pytest.raises(StaleEpoch):
+        await cluster.volumes.add_group("main", GroupId(1), Epoch(1), LSN_ZERO)
+    with pytest.raises(InvalidRequest):
+        await cluster.volumes.add_group("main", GroupId(1), Epoch(3), LSN_ZERO)
+    with pytest.raises(InvalidRequest):
+        await cluster.volumes.add_group("main", GroupId(2), Epoch(2), LSN_ZERO)
+    assert await created(cluster) == [6]
+
+
+async def test_a_dead_node_is_not_waited_for(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    cluster.storage.down = {"h:5"}
+    cluster.observer._nodes.pop(NodeId("s6"))
+    cluster.storage.created.clear()
+    await cluster.volumes.add_group("main", GroupId(1), Epoch(1), LSN_ZERO)
+    assert await created(cluster) == [6, 5]

@@ -1,0 +1,1 @@
+"""The words and arithmetic all services share. Pure: no sockets, files, clocks or dice."""
