@@ -9,7 +9,8 @@ fenced     another writer has opened the volume: this process ends
 
 import asyncio
 import random
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from db_instance.config import InstanceConfig
 from db_instance.dialect.functions import FUNCTIONS
@@ -38,12 +39,17 @@ class Instance:
         self.config = config
         self.engine: Engine | None = None
         self.driver: VolumeDriver | None = None
+        self.count_sessions: Callable[[], int] = lambda: 0
         self._transport = transport
         self._clock = clock
         self._dice = dice
         self._control = ControlClient(transport, config.control, config.id)
         self._opening_since = clock.monotonic()
         self._last_reason = "waiting for the control plane"
+
+    @property
+    def sessions(self) -> int:
+        return self.count_sessions()
 
     @property
     def state(self) -> str:
@@ -66,13 +72,12 @@ class Instance:
         settings = EngineSettings(name=self.config.id, spill_folder=str(self.config.dir))
         self.engine = Engine(pages, settings, FUNCTIONS)
         self.driver.start()
-        if self.driver.writable:
-            await self.engine.create_database()
+        await self.engine.prepare()
         return self.engine
 
     async def serve(self, stopping: asyncio.Event) -> VolumeError | None:
         """Return when told to stop (None), or with the reason why this process cannot go on."""
-        stop = asyncio.ensure_future(stopping.wait())
+        stop: asyncio.Future[bool] = asyncio.ensure_future(_until(stopping))
         try:
             while not stopping.is_set():
                 reason = await self._watch(stop)
@@ -92,9 +97,8 @@ class Instance:
         assert self.driver is not None and self.engine is not None
         broken = self.engine.pages.broken
         pause = 1.0 if not self.driver.writable else None
-        await asyncio.wait(
-            [stop, self.driver.fenced, broken], timeout=pause, return_when=asyncio.FIRST_COMPLETED
-        )
+        waited: list[asyncio.Future[Any]] = [stop, self.driver.fenced, broken]
+        await asyncio.wait(waited, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         if broken.done():
             return broken.result()
         if self.driver.fenced.done():
@@ -139,5 +143,8 @@ class Instance:
         self.engine.pages.attach(self.driver)
         self.engine.reset_connections()
         self.driver.start()
-        if self.driver.writable:
-            await self.engine.create_database()
+        await self.engine.prepare()
+
+
+async def _until(event: asyncio.Event) -> bool:
+    return await event.wait()

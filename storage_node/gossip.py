@@ -119,7 +119,8 @@ class Gossip:
             )
             if chain.timeline.epoch > ask.timeline_epoch:
                 answer.timeline = chain.timeline.encode()
-            segment.chain.known_vdl = max(chain.known_vdl, Lsn(ask.known_vdl))
+            if ask.timeline_epoch <= chain.timeline.epoch:
+                chain.known_vdl = max(chain.known_vdl, Lsn(ask.known_vdl))
             if chain.scl > ask.scl or chain.has_gap:
                 answer.frames, answer.log_start = segment.frames_after(Lsn(ask.scl))
         return reply
@@ -136,6 +137,7 @@ class Gossip:
             return
         names = [await self._copy_layer(address, segment, layer) for layer in listed.layer]
         await segment.adopt(names, Lsn(listed.complete_lsn))
+        await self._node.settle([segment])
         self._node.tell_watchers(segment)
         events.info("segment.layers_copied", segment=str(segment.id), source=address, layers=len(names))
 

@@ -23,7 +23,7 @@ from typing import Final
 
 from runtime.disk import Disk, File
 from runtime.events import get_logger
-from volume.errors import CorruptRecord, UnknownFormat
+from volume.errors import CorruptRecord, UnknownFormat, VolumeError
 from volume.ids import GroupId, Lsn, VolumeId
 from volume.limits import MIB
 from volume.log_batch import MAGIC_BYTES, FrameHeader, check_frame, read_header
@@ -81,13 +81,15 @@ class HotLog:
             return
         self._check_head(name, data)
         self._files.append(log)
+        self._dirty.append(log.file)
+        self._new_names = True
         offset = _HEAD.size
         while offset < len(data):
             try:
                 header = read_header(data, offset)
                 frame = data[offset : offset + header.size]
                 check_frame(frame)
-            except CorruptRecord as error:
+            except (CorruptRecord, UnknownFormat) as error:
                 offset = self._after_damage(log, data, offset, error, is_last=is_last)
                 continue
             offset += header.size
@@ -104,14 +106,14 @@ class HotLog:
             raise CorruptRecord(f"open hot/{name}: it belongs to another node")
 
     def _after_damage(
-        self, log: _LogFile, data: bytes, offset: int, why: CorruptRecord, *, is_last: bool
+        self, log: _LogFile, data: bytes, offset: int, why: VolumeError, *, is_last: bool
     ) -> int:
         """Where the next sound frame begins, or the end of the file, which is cut if it is the last."""
         at = data.find(MAGIC_BYTES, offset + 1)
         while at >= 0:
             try:
                 check_frame(data[at : at + read_header(data, at).size])
-            except CorruptRecord:
+            except (CorruptRecord, UnknownFormat):
                 at = data.find(MAGIC_BYTES, at + 1)
                 continue
             events.error("hot_log.damaged", file=log.name, offset=offset, until=at, reason=str(why))

@@ -68,8 +68,8 @@ class StorageNode:
             segment_of = self.segments.get((header.volume, header.group))
             if segment_of is not None:
                 segment_of.offer(header, frame)
-        for segment in self.segments.values():
-            segment.chain.on_synced(segment.chain.scl)
+        # What a killed process wrote can be read back and need not be on disk yet.
+        await self._sync(list(self.segments.values()))
         events.info("node.opened", node=self.id, segments=len(self.segments), frames_replayed=frames)
 
     async def _claim(self) -> None:
@@ -139,11 +139,11 @@ class StorageNode:
                 self._append(segment, header, frame)
             touched[segment.key] = segment
         for segment in self.segments.values():
-            if segment.volume == volume:
+            if segment.volume == volume and segment.chain.timeline.epoch == epoch:
                 segment.chain.known_vdl = max(segment.chain.known_vdl, vdl)
                 segment.read_floor = max(segment.read_floor, read_floor)
         if touched:
-            await self._sync(list(touched.values()))
+            await self.settle(list(touched.values()))
             self.batches += 1
         for segment in touched.values():
             if segment.failed is None:
@@ -158,6 +158,13 @@ class StorageNode:
             self.log.append(header, to_log)
         except OSError as error:
             self._fail_all(error)
+
+    async def settle(self, segments: list[SegmentStore]) -> None:
+        """Make durable what these segments have taken, and note how far that reaches.
+
+        Shielded: who asked may go away meanwhile, and no one else would note it.
+        """
+        await asyncio.shield(asyncio.ensure_future(self._sync(segments)))
 
     async def _sync(self, segments: list[SegmentStore]) -> None:
         reached = [(segment, segment.chain.scl) for segment in segments]
@@ -178,7 +185,7 @@ class StorageNode:
         before = segment.chain.durable_scl
         for header, frame in frames:
             self._append(segment, header, frame)
-        await self._sync([segment])
+        await self.settle([segment])
         if segment.chain.durable_scl > before:
             self.tell_watchers(segment)
 

@@ -112,6 +112,8 @@ class SegmentStore:
     async def load(disk: Disk, folder: str) -> "SegmentStore":
         """Read a segment back. Raises CorruptRecord, UnknownFormat."""
         fields = _read_manifest(disk, folder)
+        # A process killed while it replaced the manifest may not have made the new name durable.
+        await disk.sync_folder(folder)
         peers = tuple(Peer(*each) for each in fields["peers"])
         id = SegmentId(GroupId(fields["group"]), fields["slot"])
         store = SegmentStore(disk, VolumeId(fields["volume"]), id, peers, fields["membership_epoch"])
@@ -168,12 +170,12 @@ class SegmentStore:
         if timeline.counts(scl):
             return scl
         limit = next(after for after, up_to in timeline.annulled if after < scl <= up_to)
-        held = [
-            lsn for lsn, _, _ in decode_all([*self._flushing.frames, *self.memory.frames]) if lsn <= limit
-        ]
-        in_deltas = [record.lsn for record in self.layers.records_after(LSN_ZERO) if record.lsn <= limit]
-        ends = [info.lsn_to for info in self.layers.layers if info.lsn_to <= limit]
-        return max([*held, *in_deltas, *ends, LSN_ZERO])
+        held = [lsn for lsn, _, _ in decode_all([*self._flushing.frames, *self.memory.frames])]
+        in_deltas = [record.lsn for record in self.layers.records_after(LSN_ZERO)]
+        ends = [info.lsn_to for info in self.layers.layers]
+        # Below the limit there may be older ranges that do not count either.
+        found = (lsn for lsn in (*held, *in_deltas, *ends) if lsn <= limit and timeline.counts(lsn))
+        return max(found, default=LSN_ZERO)
 
     # Reading
 

@@ -63,11 +63,12 @@ class StorageService:
         request = storage_pb2.PromiseRequest.FromString(data)
         segment = self._segment(request.volume, request.group)
         await segment.promise(Epoch(request.epoch))
+        scl, known_vdl, timeline = segment.chain.scl, segment.chain.known_vdl, segment.chain.timeline
+        tail = segment.report()
+        # In this order: gossip goes on meanwhile, and only what is on disk may be told.
         await self._node.synced()
         if request.epoch < segment.chain.promised:
             raise StaleEpoch(f"promise epoch {request.epoch}: epoch {segment.chain.promised} is promised")
-        scl, known_vdl, timeline = segment.chain.scl, segment.chain.known_vdl, segment.chain.timeline
-        tail = segment.report()
         return storage_pb2.PromiseReply(
             scl=scl,
             known_vdl=known_vdl,

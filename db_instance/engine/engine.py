@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import apsw
 
+from db_instance.dialect import Catalog
 from db_instance.engine import parking
 from db_instance.engine.pages import Pages
+from db_instance.engine.schema import EMPTY_SCHEMA, read_schema
 from db_instance.engine.vfs import VolumeFile, VolumeVfs
 from db_instance.engine.write_lock import WriteLock
 from runtime.events import get_logger
@@ -111,6 +113,7 @@ class Engine:
         self._write_lock = WriteLock()
         self._generation = 0
         self._connections = 0
+        self.catalog: Catalog = EMPTY_SCHEMA
         self._authorizer: Callable[..., int] = _authorize
 
     # Connections
@@ -178,6 +181,14 @@ class Engine:
         """All rows of one statement."""
         return await parking.run(lambda: lease.connection.execute(sql, params).fetchall())
 
+    async def describe(self, lease: Lease, sql: str, params: int) -> list[tuple[str, str | None]]:
+        """The columns of a statement that is not run; [] if it returns no rows."""
+        return await parking.run(_describe, lease.connection, sql, params)
+
+    async def load_catalog(self, lease: Lease) -> Catalog:
+        """The schema as the lease's transaction sees it, read anew."""
+        return await parking.run(lambda: read_schema(lease.connection))
+
     # Transactions
 
     async def begin_write(self, lease: Lease, lock_timeout_s: float | None = None) -> None:
@@ -224,15 +235,18 @@ class Engine:
             self._write_lock.release()
 
     async def commit(self, lease: Lease) -> Lsn:
-        """End the transaction; the lock is free when this returns. The LSN to wait for, 0 if none.
+        """End the transaction; the lock is free when this returns.
 
+        Returns the LSN to wait for: of the commit, or of the newest one that the holder of the write lock
+        may have read; 0 for a transaction without the lock, which read only what is durable.
         If SQLite refuses (a deferred constraint, storage out of reach) the transaction is still open.
         """
         lease.file.commit_lsn = None
+        may_have_read = self.pages.newest if lease.holds_write_lock else Lsn(0)
         await parking.run(lease.connection.execute, "COMMIT")
         self._release(lease)
         if lease.file.commit_lsn is None:
-            return Lsn(0)
+            return may_have_read
         self.commits += 1
         return lease.file.commit_lsn
 
@@ -254,10 +268,16 @@ class Engine:
 
     # The volume
 
-    async def create_database(self) -> None:
-        """Give an empty volume SQLite's header, as the first mini-transaction of its log."""
-        if self.pages.newest:
-            return
+    async def prepare(self) -> None:
+        """Make the volume ready for sessions: its header if it is empty, and its schema."""
+        if not self.pages.newest and self.pages.driver.writable:
+            await self._create_database()
+        lease = await self.lease()
+        self.catalog = await self.load_catalog(lease)
+        self.give_back(lease)
+
+    async def _create_database(self) -> None:
+        """SQLite's header, as the first mini-transaction of the log."""
         lease = await self.lease()
         await self.begin_write(lease)
         try:
@@ -282,20 +302,32 @@ class Engine:
         self._vfs.unregister()
 
 
+def _describe(connection: apsw.Connection, sql: str, params: int) -> list[tuple[str, str | None]]:
+    """Prepare the statement and read its columns without a step: bound to NULLs, stopped before it begins."""
+    described: list[tuple[str, str | None]] = []
+
+    def stop(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
+        described.extend((name, decltype) for name, decltype in cursor.get_description())
+        return False
+
+    cursor = connection.cursor()
+    cursor.exec_trace = stop
+    try:
+        cursor.execute(sql, (None,) * params)
+    except (apsw.ExecTraceAbort, apsw.ExecutionCompleteError):
+        pass  # that is how a trace ends the statement
+    finally:
+        cursor.close(True)
+    return described
+
+
 def _look_up(lease: Lease) -> bool:
     """Called by SQLite every so many steps: let others run. True ends the statement."""
     parking.park(asyncio.sleep(0))
     return lease.interrupted
 
 
-_ALLOWED_PRAGMAS: Final = {
-    "user_version",
-    "table_info",
-    "table_xinfo",
-    "index_list",
-    "index_info",
-    "foreign_key_list",
-}
+_ALLOWED_PRAGMAS: Final = {"user_version", "schema_version", "data_version", "table_info"}
 
 
 def _authorize(action: int, first: str | None, second: str | None, schema: str | None, by: str | None) -> int:

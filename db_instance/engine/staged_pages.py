@@ -40,7 +40,9 @@ class StagedPages:
     def put(self, page: PageNumber, data: bytes) -> None:
         """Stage a page. Raises OSError when the local disk is full; the transaction then fails."""
         self.page_max = max(self.page_max, page)
-        if (page not in self._slots and len(self._in_memory) * PAGE_SIZE_BYTES < self._memory_max) or page in self._in_memory:
+        if (
+            page not in self._slots and len(self._in_memory) * PAGE_SIZE_BYTES < self._memory_max
+        ) or page in self._in_memory:
             self._in_memory[page] = data
         else:
             self._spill(page, data)

@@ -1,4 +1,4 @@
-"""One client's session: its transaction, statements, settings; which protocol it speaks is not known here.
+"""One client's session: its transaction, statements and settings, and how its failures are told.
 
-Well, almost: it answers in PostgreSQL's messages (wire/postgres/backend.py) and owns no socket.
+It answers in PostgreSQL's messages (wire/postgres/backend.py) and owns no socket.
 """

@@ -5,6 +5,7 @@ transaction ends or begins to write while the portal is still open.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 from db_instance.session.engine_api import Row, SqlCursor
@@ -18,12 +19,19 @@ _HELD_VALUES_BYTES_MAX: Final = 256 * 1024 * 1024
 
 
 class Rows:
-    def __init__(self, cursor: SqlCursor) -> None:
-        self.columns = cursor.columns
+    def __init__(self, cursor: SqlCursor | None) -> None:
+        self.columns = cursor.columns if cursor is not None else []
         self.rows_affected = 0
         self.at_end = False
-        self._cursor: SqlCursor | None = cursor
+        self._cursor = cursor
         self._held: deque[Row] = deque()
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "Rows":
+        """Rows that come from no cursor."""
+        found = cls(None)
+        found._held.extend(rows)
+        return found
 
     async def fetch(self, count: int) -> list[Row]:
         """The next rows, at most `count`; fewer at the end only."""

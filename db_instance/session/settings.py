@@ -109,7 +109,7 @@ def _time_zone(name: str, value: str) -> str:
     raise _bad(name, value)
 
 
-def _isolation(name: str, value: str) -> str:
+def isolation_level(name: str, value: str) -> str:
     level = " ".join(value.lower().split())
     if level == "read uncommitted":
         level = "read committed"
@@ -133,7 +133,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     "standard_conforming_strings": Setting("on", _one_of("on"), True),
     "in_hot_standby": Setting("off", _constant, True),
     "default_transaction_read_only": Setting("off", _switch, True),
-    "default_transaction_isolation": Setting("read committed", _isolation),
+    "default_transaction_isolation": Setting("read committed", isolation_level),
     "default_transaction_deferrable": Setting("off", _switch),
     "statement_timeout": Setting("0", _duration),
     "lock_timeout": Setting("0", _duration),
@@ -227,6 +227,16 @@ class Settings:
         self._durations: dict[str, float | None] = {}
         self.changes = 0
         """Grows with each change: who keeps what was made of the values looks at this."""
+
+    def start_with(self, given: Mapping[str, str]) -> None:
+        """What the client asked for on connecting; RESET goes back to it. Raises SessionError."""
+        for name, value in given.items():
+            own_name = spelling(name)
+            setting = SETTINGS.get(own_name)
+            if setting is not None and own_name != "session_authorization":
+                value = setting.check(own_name, value)
+            self._started_with[own_name] = value
+        self._changed()
 
     def get(self, name: str) -> str:
         """The value. Raises SessionError if there is no such setting."""

@@ -352,7 +352,7 @@ class VolumeDriver:
             for candidate in self._candidates[group]
         ]
         order = read_order(candidates, self._frontier.scl(group), required, self._settings.az, self.latencies)
-        asked: set[asyncio.Task[list[tuple[Lsn, bytes]]]] = set()
+        asked: set[asyncio.Task[list[tuple[Lsn, bytes]] | VolumeError]] = set()
         reason: VolumeError = QuorumLost(f"read page {pages[0]}: pg{group} has no segments")
         try:
             for candidate in order:

@@ -71,11 +71,12 @@ class Chain:
 
     def offer(self, header: FrameHeader, frame: bytes) -> Taken:
         """A frame that was checked. Nothing to append if it is known, annulled, or of no use yet."""
-        self.known_vdl = max(self.known_vdl, header.vdl)
         if header.epoch > self.timeline.epoch:
             raise StaleTimeline(
                 f"take frame of epoch {header.epoch}: the timeline is of {self.timeline.epoch}"
             )
+        # Only now: a VDL of an epoch whose timeline is not here would cover log that no longer counts.
+        self.known_vdl = max(self.known_vdl, header.vdl)
         if header.last_lsn <= self.scl:
             return NOTHING
         if not self.timeline.counts_all(header.first_lsn, header.last_lsn) or header.prev_lsn < self.scl:

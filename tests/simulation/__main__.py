@@ -36,7 +36,7 @@ def _one(seed: int, seconds: float, *, echo: bool) -> int:
     try:
         outcome = simulate(seed, echo=echo, seconds=seconds)
     except AssertionError as error:
-        if echo or os.environ.get("TRACEBACK"):
+        if os.environ.get("TRACEBACK"):
             traceback.print_exc()
         print(f"FAILED {error}", flush=True)
         return 1

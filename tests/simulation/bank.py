@@ -7,18 +7,23 @@ doubt (there or not, but decided once and for all, and never by half).
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import apsw
 
-from db_instance.engine.engine import Engine, Lease
+from db_instance.engine.engine import Engine, Lease, ReadOnlyVolume
 from db_instance.engine.write_lock import LockTimeout
 from volume.errors import VolumeError
 from volume.ids import Lsn
 
-ACCOUNTS = 12
-BALANCE = 100
+EXPECTED: Final = (apsw.Error, LockTimeout, ReadOnlyVolume, VolumeError, OSError)
+"""What a client may meet while something is wrong."""
+
+ACCOUNTS: Final = 12
+BALANCE: Final = 100
 
 _CREATE = (
     "CREATE TABLE IF NOT EXISTS account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)",
@@ -66,54 +71,45 @@ class Bank:
         self._dice = dice
         self._ledger = ledger
         self._padding_max = padding_max
+        self._rate = dice.choice([3.0, 10.0])
+        """Transactions a second that each client asks for."""
         self.reads = 0
         self.on_acknowledged: Callable[[Engine, Lsn], None] = lambda _engine, _lsn: None
         self.is_newest: Callable[[Engine], bool] = lambda _engine: True
         """False for a writer that another one may have replaced: it may read the past."""
 
     async def set_up(self, engine: Engine) -> None:
-        """Create the tables, as often as it takes."""
-        lease = await engine.lease()
-        try:
+        """Create the tables. Raises what `EXPECTED` names."""
+        async with self._lease(engine) as lease:
             await engine.begin_write(lease, 30.0)
             for statement in _CREATE:
                 await engine.rows(lease, statement)
             lsn = await engine.commit(lease)
-        except BaseException:
-            await self._abandon(engine, lease)
-            raise
-        engine.give_back(lease)
         await engine.wait_durable(lsn)
 
     async def client(self, engine: Engine) -> None:
-        """One client: a transaction after the other until its connection breaks."""
-        dice = self._dice
+        """One client: a transaction after the other, whatever comes."""
         while True:
-            await asyncio.sleep(dice.expovariate(20.0))
-            lease = await engine.lease()
+            await asyncio.sleep(self._dice.expovariate(self._rate))
             try:
-                await self._transaction(engine, lease)
-            except (apsw.Error, LockTimeout, VolumeError, OSError):
-                await self._abandon(engine, lease)
-            except BaseException:
-                await self._abandon(engine, lease)
-                raise
+                await self._transaction(engine)
+            except EXPECTED:
+                continue
 
-    async def _transaction(self, engine: Engine, lease: Lease) -> None:
+    async def _transaction(self, engine: Engine) -> None:
         ledger, dice = self._ledger, self._dice
         ledger.asked += 1
         number = ledger.asked
         ledger.refused.add(number)
-        await engine.begin_write(lease, 5.0)
-        await self._write(engine, lease, number)
-        if dice.random() < 0.1:
-            await engine.rollback(lease)
-            engine.give_back(lease)
-            return
-        ledger.refused.discard(number)
-        ledger.in_doubt.add(number)
-        lsn = await engine.commit(lease)
-        engine.give_back(lease)
+        async with self._lease(engine) as lease:
+            await engine.begin_write(lease, 5.0)
+            await self._write(engine, lease, number)
+            if dice.random() < 0.1:
+                await engine.rollback(lease)
+                return
+            ledger.refused.discard(number)
+            ledger.in_doubt.add(number)
+            lsn = await engine.commit(lease)
         await engine.wait_durable(lsn)
         ledger.in_doubt.discard(number)
         ledger.acknowledged.add(number)
@@ -136,25 +132,23 @@ class Bank:
 
     async def reader(self, engine: Engine) -> None:
         """Snapshots: whole transactions only, and the same at each look."""
-        dice = self._dice
         while True:
-            await asyncio.sleep(dice.expovariate(4.0))
-            lease = await engine.lease()
+            await asyncio.sleep(self._dice.expovariate(4.0))
             try:
-                owed = self._ledger.owed() if self.is_newest(engine) else set()
-                await engine.begin_snapshot(lease)
-                seen = await self.look(engine, lease)
-                await asyncio.sleep(dice.uniform(0, 0.3))
-                assert await self.look(engine, lease) == seen, "a snapshot changed"
-                self._ledger.judge(seen, owed)
-                await engine.rollback(lease)
-                engine.give_back(lease)
+                await self._snapshot(engine)
                 self.reads += 1
-            except (apsw.Error, VolumeError):
-                await self._abandon(engine, lease)
-            except BaseException:
-                await self._abandon(engine, lease)
-                raise
+            except EXPECTED:
+                continue
+
+    async def _snapshot(self, engine: Engine) -> None:
+        owed = self._ledger.owed() if self.is_newest(engine) else set()
+        async with self._lease(engine) as lease:
+            await engine.begin_snapshot(lease)
+            seen = await self.look(engine, lease)
+            await asyncio.sleep(self._dice.uniform(0, 0.3))
+            assert await self.look(engine, lease) == seen, "a snapshot changed"
+            await engine.rollback(lease)
+        self._ledger.judge(seen, owed)
 
     async def look(self, engine: Engine, lease: Lease) -> set[int]:
         """The transactions that are there, each of which must be whole."""
@@ -170,6 +164,13 @@ class Bank:
         assert balances == expected, f"half a transaction: {balances} instead of {expected}"
         return {row[0] for row in rows}
 
-    async def _abandon(self, engine: Engine, lease: Lease) -> None:
-        """Close the connection in whatever state it is."""
-        engine.discard(lease)
+    @asynccontextmanager
+    async def _lease(self, engine: Engine) -> AsyncIterator[Lease]:
+        """A connection; it is given back, or closed in whatever state it is."""
+        lease = await engine.lease()
+        try:
+            yield lease
+        except BaseException:
+            engine.discard(lease)
+            raise
+        engine.give_back(lease)

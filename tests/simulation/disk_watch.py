@@ -21,7 +21,9 @@ class DiskWatch:
         """The nodes on whose disk each LSN has been durable."""
         self._digest: dict[Lsn, int] = {}
 
-    def watch(self, node: str, disk: SimDisk) -> None:
+    def look(self, node: str, disk: SimDisk) -> None:
+        """The node's disk from now on; what survived the last power cut is on it as well."""
+
         def on_durable(path: str, data: bytes) -> None:
             for lsn, digest in _records_in(data):
                 self.holders.setdefault(lsn, set()).add(node)
@@ -29,6 +31,9 @@ class DiskWatch:
                 assert known == digest, f"two records carry lsn {lsn}; the second is on {node}'s disk"
 
         disk.on_durable = on_durable
+        durable = disk.durable_copy()
+        for path in durable.paths():
+            on_durable(path, durable.read_all(path))
 
     def missing(self, after: Lsn, up_to: Lsn) -> list[tuple[Lsn, int]]:
         """The LSNs in (after, up_to] on fewer than four disks, with how many have them."""

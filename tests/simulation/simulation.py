@@ -59,8 +59,13 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
     await asyncio.sleep(1.0)
     await _unless_broken(world, mischief.run(seconds))
     await mischief.mend_all()
-    async with asyncio.timeout(QUIET_S):
-        await _unless_broken(world, judge_at_rest(world))
+    try:
+        async with asyncio.timeout(QUIET_S):
+            await _unless_broken(world, judge_at_rest(world))
+    except TimeoutError:
+        raise AssertionError(
+            f"not at rest {QUIET_S:.0f} s after the last fault\n  {world.describe()}"
+        ) from None
     world.check_bugs()
     outcome = Outcome(
         seed,

@@ -8,8 +8,9 @@ from pathlib import Path
 from db_instance.config import InstanceConfig
 from db_instance.engine.engine import Engine
 from db_instance.instance import Instance
+from storage_node.node import StorageNode
 from tests.simulation import sim_control
-from tests.simulation.bank import Bank, Ledger
+from tests.simulation.bank import EXPECTED, Bank, Ledger
 from tests.simulation.disk_watch import DiskWatch
 from tests.simulation.nodes import start_node
 from tests.simulation.process import Process
@@ -30,7 +31,7 @@ class Node:
     name: str
     disk: SimDisk
     process: Process | None = None
-    starts: int = 0
+    service: StorageNode | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +57,8 @@ class World:
         self.bank.is_newest = lambda engine: self.writer is not None and self.writer.engine is engine
         self.bank.on_acknowledged = self._check_durable
         self.nodes = {name: Node(name, SimDisk(self.dice)) for name in ZONES}
+        for name, node in self.nodes.items():
+            self.watch.look(name, node.disk)
         self.writer: Writer | None = None
         self.writers: list[Writer] = []
         """All that still live; the last one is the newest."""
@@ -80,19 +83,34 @@ class World:
         for name in self.nodes:
             await self.start_node(name)
 
+    def describe(self) -> str:
+        """Where everybody stands, for a run that does not come to rest."""
+        writer = self.writer.instance.state if self.writer is not None else "none"
+        driver = self.writer.instance.driver if self.writer is not None else None
+        rows = [
+            f"writer {writer}, vdl {driver.vdl if driver else '-'}, last {driver.last_lsn if driver else '-'}"
+        ]
+        for name, node in self.nodes.items():
+            for segment in node.service.segments.values() if node.service is not None else ():
+                chain = segment.chain
+                rows.append(
+                    f"{name} {segment.id} {segment.state}: scl {chain.durable_scl} of {chain.scl},"
+                    f" vdl {chain.known_vdl}, epochs {chain.promised}/{chain.timeline.epoch},"
+                    f" flushed {segment.flushed_lsn}, log from {segment.layers.log_start}"
+                )
+        return "\n  ".join(rows)
+
     # Storage nodes
 
     async def start_node(self, name: str) -> None:
         node = self.nodes[name]
         assert node.process is None
-        node.starts += 1
         node.process = Process(name)
-        self.watch.watch(name, node.disk)
         host = self.network.host(name, node.process)
         self.trace.note("start", node=name)
         process = node.process
         try:
-            await start_node(name, ZONES[name], node.disk, host, process, self.dice)
+            node.service = await start_node(name, ZONES[name], node.disk, host, process, self.dice)
         except (OSError, asyncio.CancelledError):
             if process.alive:
                 raise
@@ -104,6 +122,7 @@ class World:
         self.trace.note("power_cut" if power_cut else "kill", node=name)
         self.network.kill(name)
         node.disk = node.disk.crash() if power_cut else node.disk.kill()
+        self.watch.look(name, node.disk)
         process, node.process = node.process, None
         await process.kill()
 
@@ -139,7 +158,19 @@ class World:
         """A writer's life: open, check what is there, serve clients until fenced or killed."""
         engine = await writer.instance.open()
         before = set(self.ledger.in_doubt)
-        await self.bank.set_up(engine)
+        serving = asyncio.create_task(writer.instance.serve(asyncio.Event()))
+        while not serving.done():
+            try:
+                await self.bank.set_up(engine)
+                await self._take_over(writer, engine, before)
+                break
+            except EXPECTED as error:
+                self.trace.note("not_open_yet", writer=writer.name, reason=repr(error))
+                await asyncio.sleep(0.2)
+        self.trace.note("ended", writer=writer.name, reason=await serving)
+
+    async def _take_over(self, writer: Writer, engine: Engine, before: set[int]) -> None:
+        """Check what is there, then let the clients in."""
         seen = await self._look(engine)
         newest = self.writer is writer
         self.ledger.judge(seen, self.ledger.owed() if newest else set())
@@ -148,13 +179,10 @@ class World:
         writer.engine = engine
         writer.opened.set()
         self.trace.note("opened", writer=writer.name, rows=len(seen))
-        stop = asyncio.Event()
-        serving = asyncio.create_task(writer.instance.serve(stop))
-        writer.clients = [asyncio.create_task(self.bank.client(engine)) for _ in range(4)]
+        writer.clients = [asyncio.create_task(self.bank.client(engine)) for _ in range(3)]
         writer.clients.append(asyncio.create_task(self.bank.reader(engine)))
         for task in writer.clients:
             task.add_done_callback(self._on_ended)
-        self.trace.note("ended", writer=writer.name, reason=await serving)
 
     def _on_ended(self, task: "asyncio.Task[None]") -> None:
         """A task that should have gone on: was it killed, or did it meet what no run may have?"""

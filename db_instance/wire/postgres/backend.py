@@ -41,6 +41,8 @@ class Field(NamedTuple):
     type_oid: int
     type_size: int
     """Bytes of the type, -1 if its values differ in size."""
+    typmod: int
+    """What stands in brackets behind the type's name, in PostgreSQL's own way; -1 for nothing."""
     format: int
     """0 text, 1 binary."""
 
@@ -83,7 +85,7 @@ def row_description(fields: Sequence[Field]) -> bytes:
     parts = [struct.pack(">H", len(fields))]
     for field in fields:
         parts.append(_text(field.name))
-        parts.append(_FIELD(0, 0, field.type_oid, field.type_size, -1, field.format))
+        parts.append(_FIELD(0, 0, field.type_oid, field.type_size, field.typmod, field.format))
     return _message(b"T", b"".join(parts))
 
 

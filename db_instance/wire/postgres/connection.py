@@ -8,7 +8,7 @@ one that does not read them for long is dropped.
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from db_instance.session.channel import ClientGone, IdleTooLong
 from db_instance.session.errors import FatalError
@@ -18,6 +18,8 @@ from db_instance.wire.postgres.stepping import Stepper, need_bytes
 from runtime.events import get_logger
 
 events = get_logger("wire")
+
+T = TypeVar("T")
 
 _UNREAD_BYTES_MAX: Final = 1024 * 1024
 """Bytes of messages not yet begun; more stay in the socket's buffer and slow the client down."""
@@ -125,8 +127,8 @@ class Connection(asyncio.Protocol):
     async def receive(self, idle_limit_s: float | None = None) -> Message:
         message = self.parser.next_message()
         if message is None:
-            message = await self._wait_for(self.parser.next_message, idle_limit_s)
-        elif self._gone or self._doom is not None:
+            return await self._wait_for(self.parser.next_message, idle_limit_s)
+        if self._gone or self._doom is not None:
             self._raise_if_over()
         self._taken += 1
         if self._taken >= _MESSAGES_A_TURN:
@@ -136,11 +138,9 @@ class Connection(asyncio.Protocol):
 
     async def receive_startup(self) -> StartupMessage:
         message = self.parser.next_startup()
-        if message is None:
-            message = await self._wait_for(self.parser.next_startup, None)
-        return message
+        return message if message is not None else await self._wait_for(self.parser.next_startup, None)
 
-    async def _wait_for[T](self, parse: Callable[[], T | None], idle_limit_s: float | None) -> T:
+    async def _wait_for(self, parse: Callable[[], T | None], idle_limit_s: float | None) -> T:
         """Send what was said, then wait for a whole message."""
         if self._out:
             await self.flush()

@@ -1,9 +1,9 @@
 """Listens for PostgreSQL clients, lets them in, and gives each one a session.
 
-    server = PostgresServer(engine, ServerSettings())
-    await server.start("127.0.0.1", 5440)
-    ...
-    await server.stop()
+server = PostgresServer(engine, ServerSettings())
+await server.start("127.0.0.1", 5440)
+...
+await server.stop()
 """
 
 import asyncio
@@ -148,7 +148,7 @@ class PostgresServer:
 
     async def _run_session(self, connection: Connection, client: Client, settings: Settings) -> None:
         process_id, secret = self._new_key()
-        session = Session(self._engine, connection, settings, self._statements, client.user, client.database)
+        session = Session(self._engine, connection, settings, self._statements)
         connection.parser.bytes_max = CLIENT_MESSAGE_BYTES_MAX
         connection.on_doom = session.cancel
         self._sessions[process_id] = (connection, session, secret)

@@ -46,7 +46,8 @@ class Stepper:
 
     def resume(self, error: BaseException | None = None) -> None:
         """Bytes have come; or the error is raised in the coroutine where it waits for them."""
-        assert self.idle and not self.ended
+        assert self.idle
+        assert not self.ended
         self.idle = False
         if asyncio.current_task() is not None:
             self._hand_over(None, error)
@@ -84,7 +85,8 @@ class Stepper:
     def _hand_over(self, waiting: Any, error: BaseException | None) -> None:
         self._waiting = waiting
         self._error = error
-        self._handed.set_result(None)
+        if not self._handed.done():
+            self._handed.set_result(None)
 
     async def _run(self) -> None:
         while not self.ended:

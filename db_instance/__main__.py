@@ -1,0 +1,59 @@
+"""`python -m db_instance`: one db instance as a process."""
+
+import asyncio
+import random
+import sys
+
+from db_instance.config import InstanceConfig, parse_arguments
+from db_instance.instance import Instance
+from db_instance.metrics import registry_of
+from db_instance.server import InstanceService
+from db_instance.wire.postgres.server import PostgresServer, ServerSettings
+from runtime import events
+from runtime.clock import RealClock
+from runtime.grpc_transport import GrpcTransport
+from runtime.lifecycle import run
+from runtime.metrics import serve_metrics
+
+
+async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
+    log = events.get_logger("db_instance")
+    transport = GrpcTransport()
+    instance = Instance(config, transport, RealClock(), random.Random())
+    try:
+        server = await transport.serve(config.listen, InstanceService(instance).handlers())
+        host, _, port = config.metrics.rpartition(":")
+        metrics = await serve_metrics(host, int(port), registry_of(instance))
+        opening = asyncio.ensure_future(instance.open())
+        stop = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait((opening, stop), return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+            return 0
+        sql = PostgresServer(opening.result(), ServerSettings(max_connections=config.max_connections))
+        instance.count_sessions = lambda: sql.sessions
+        host, _, port = config.sql.rpartition(":")
+        await sql.start(host, int(port))
+    except OSError as error:
+        log.error("instance.not_started", reason=str(error))
+        print(f"db instance {config.id}: {error}", file=sys.stderr)
+        return 1
+    log.info("instance.ready", instance=config.id, sql=config.sql)
+    reason = await instance.serve(stopping)
+    await sql.stop()
+    metrics.close()
+    await server.stop()
+    await instance.close()
+    await transport.close()
+    log.info("instance.stopped", instance=config.id, reason=str(reason) if reason else "asked to")
+    return 0 if reason is None else 3
+
+
+def main() -> int:
+    config = parse_arguments()
+    events.configure(config.id, config.dir / "log" / f"{config.id}.log")
+    return run(lambda stopping: serve(config, stopping))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""What the dialect says of a statement, what it needs to know of the schema, and how it refuses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    oid: int = 0
+    typmod: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    kind: str
+    """select insert update delete ddl begin commit rollback savepoint release rollback_to set show reset
+    copy_from copy_to discard deallocate prepare execute explain noop empty"""
+    sql: str = ""
+    """For SQLite, with ?1..?n."""
+    tag: str = ""
+    """The command tag; the session appends counts."""
+    returns_rows: bool = False
+    reads_only: bool = True
+    param_types: tuple[int, ...] = ()
+    """OIDs as far as known, 0 otherwise."""
+    columns: tuple[Column, ...] | None = None
+    """None, or OID 0: to be decided from declared types and values."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    name: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...] = ()
+
+
+class Catalog(Protocol):
+    version: int
+    """Another one after each change of the schema."""
+
+    def table(self, name: str) -> TableInfo | None: ...
+
+
+class SqlError(Exception):
+    """The statement is refused, with what the client is told."""
+
+    def __init__(
+        self, sqlstate: str, message: str, position: int | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.message = message
+        self.position = position
+        self.hint = hint

@@ -1,0 +1,182 @@
+"""COPY FROM STDIN and COPY TO STDOUT: rows in bulk, over the client's connection."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from db_instance.dialect import Statement, TableInfo, translate
+from db_instance.session.channel import Channel
+from db_instance.session.copy_format import CopyOptions, CopyReader, CopyWriter, Fields
+from db_instance.session.errors import FatalError, SessionError
+from db_instance.session.results import Columns, OutputColumn, decoder, merge, settle, static_columns, writer
+from db_instance.session.rows import BATCH_ROWS
+from db_instance.session.transaction import Transaction
+from db_instance.wire.postgres import backend
+from db_instance.wire.postgres.messages import CopyData, CopyDone, CopyFail, Flush, Sync, Terminate
+
+_VALUES_A_STATEMENT: Final = 500
+"""One INSERT carries many rows: starting a statement costs more than a row does."""
+
+_IDLE_S: Final = 300.0
+"""A client that sends nothing of its COPY for so long is given up; it may hold the write lock."""
+
+
+def read_options(given: Mapping[str, Any]) -> CopyOptions:
+    """The statement's options as the format needs them. Raises SessionError."""
+    options = {name.lower(): value for name, value in given.items()}
+    format = str(options.pop("format", "text")).lower()
+    if format not in ("text", "csv"):
+        raise SessionError("0A000", f'COPY format "{format}" is not supported', hint="Use text or csv.")
+    csv = format == "csv"
+    options.pop("freeze", None)
+    encoding = str(options.pop("encoding", "utf8"))
+    if encoding.lower().replace("-", "") != "utf8":
+        raise SessionError("0A000", f'COPY encoding "{encoding}" is not supported', hint="Use UTF8.")
+    quote = _one_byte("quote", options.pop("quote", '"'))
+    found = CopyOptions(
+        csv=csv,
+        delimiter=_one_byte("delimiter", options.pop("delimiter", "," if csv else "\t")),
+        null=str(options.pop("null", "" if csv else "\\N")).encode(),
+        header=_is_on(options.pop("header", False)),
+        quote=quote,
+        escape=_one_byte("escape", options.pop("escape", quote.decode())),
+    )
+    if options:
+        raise SessionError("0A000", f'COPY option "{next(iter(options))}" is not supported')
+    return found
+
+
+def _one_byte(name: str, value: Any) -> bytes:
+    byte = str(value).encode()
+    if len(byte) != 1 or byte in b"\r\n":
+        raise SessionError("22023", f"COPY {name} must be a single one-byte character")
+    return byte
+
+
+def _is_on(value: Any) -> bool:
+    return value is True or str(value).lower() in ("true", "on", "1", "match")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+async def _target(transaction: Transaction, statement: Statement) -> tuple[TableInfo, Columns]:
+    """The table and those of its columns that the COPY is about."""
+    name = statement.details["table"]
+    table = (await transaction.catalog()).table(name)
+    if table is None:
+        raise SessionError("42P01", f'relation "{name}" does not exist')
+    by_name = {column.name: column for column in table.columns}
+    wanted = statement.details["columns"] or tuple(by_name)
+    missing = next((each for each in wanted if each not in by_name), None)
+    if missing is not None:
+        raise SessionError("42703", f'column "{missing}" of relation "{name}" does not exist')
+    return table, tuple(OutputColumn(each, by_name[each].oid) for each in wanted)
+
+
+async def copy_from(channel: Channel, transaction: Transaction, statement: Statement) -> int:
+    """Take rows from the client until it says that it is done. The number of rows."""
+    options = read_options(statement.details["options"])
+    table, columns = await _target(transaction, statement)
+    await transaction.begin_writing()
+    inserter = _Inserter(transaction, table, columns)
+    reader = CopyReader(options)
+    channel.write(backend.copy_in_response(len(columns)))
+    while True:
+        message = await channel.receive(_IDLE_S)
+        if isinstance(message, CopyData):
+            await inserter.add(reader.feed(message.data))
+        elif isinstance(message, CopyDone):
+            break
+        elif isinstance(message, CopyFail):
+            raise SessionError("57014", f"COPY from stdin failed: {message.reason}")
+        elif isinstance(message, Terminate):
+            raise FatalError("08P01", "unexpected EOF on client connection with an open transaction")
+        elif not isinstance(message, Flush | Sync):
+            raise SessionError("08P01", f"unexpected {type(message).__name__} during COPY from stdin")
+    await inserter.add(reader.finish())
+    await inserter.finish()
+    return inserter.count
+
+
+class _Inserter:
+    """Collects rows, and inserts as many at a time as one statement carries."""
+
+    def __init__(self, transaction: Transaction, table: TableInfo, columns: Columns) -> None:
+        self.count = 0
+        self._transaction = transaction
+        self._table = table
+        self._columns = columns
+        self._decoders = [decoder(column.oid, 0) for column in columns]
+        self._rows_a_statement = max(1, _VALUES_A_STATEMENT // max(1, len(columns)))
+        self._values: list[Any] = []
+        self._rows = 0
+        self._full_sql = self._insert(self._rows_a_statement)
+
+    def _insert(self, rows: int) -> str:
+        names = ", ".join(_quoted(column.name) for column in self._columns)
+        row = "(" + ", ".join("?" * len(self._columns)) + ")"
+        return f"INSERT INTO {_quoted(self._table.name)} ({names}) VALUES {', '.join([row] * rows)}"
+
+    async def add(self, rows: list[Fields]) -> None:
+        for fields in rows:
+            self._values += self._decode(fields)
+            self._rows += 1
+            if self._rows == self._rows_a_statement:
+                await self._run(self._full_sql)
+
+    def _decode(self, fields: Fields) -> list[Any]:
+        number = self.count + self._rows + 1
+        if len(fields) != len(self._columns):
+            if len(fields) > len(self._columns):
+                raise SessionError(
+                    "22P04", "extra data after last expected column", detail=f"COPY row {number}"
+                )
+            missing = self._columns[len(fields)].name
+            raise SessionError("22P04", f'missing data for column "{missing}"', detail=f"COPY row {number}")
+        return [
+            None if field is None else decode(field)
+            for field, decode in zip(fields, self._decoders, strict=True)
+        ]
+
+    async def finish(self) -> None:
+        if self._rows:
+            await self._run(self._insert(self._rows))
+
+    async def _run(self, sql: str) -> None:
+        await self._transaction.write(sql, self._values)
+        self.count += self._rows
+        self._rows = 0
+        self._values = []
+
+
+async def copy_to(channel: Channel, transaction: Transaction, statement: Statement) -> int:
+    """Send the rows of a table or query. The number of rows."""
+    options = read_options(statement.details["options"])
+    sql = statement.details["query"]
+    if sql is None:
+        table, columns = await _target(transaction, statement)
+        sql = f"SELECT {', '.join(_quoted(column.name) for column in columns)} FROM {_quoted(table.name)}"
+    source = translate(sql, await transaction.catalog())
+    if not source.returns_rows or not source.reads_only:
+        raise SessionError("0A000", "COPY query must be a SELECT")
+    rows = await transaction.read(source.sql, ())
+    columns = settle(merge(static_columns(source), rows.columns), await rows.peek())
+    encoders = writer(columns, ()).encoders
+    lines = CopyWriter(options)
+    channel.write(backend.copy_out_response(len(columns)))
+    if options.header:
+        channel.write(backend.copy_data(lines.header([column.name for column in columns])))
+    count = 0
+    while batch := await rows.fetch(BATCH_ROWS):
+        for row in batch:
+            fields = [
+                None if value is None else encode(value) for value, encode in zip(row, encoders, strict=True)
+            ]
+            channel.write(backend.copy_data(lines.row(fields)))
+        count += len(batch)
+        if channel.full:
+            await channel.flush()
+    transaction.forget(rows)
+    channel.write(backend.COPY_DONE)
+    return count

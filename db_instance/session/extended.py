@@ -1,0 +1,180 @@
+"""The extended query protocol: statements are parsed once, bound to values, described and run in parts."""
+
+from db_instance.dialect import Statement
+from db_instance.session.channel import Channel
+from db_instance.session.errors import SessionError
+from db_instance.session.execution import Execution
+from db_instance.session.results import (
+    Columns,
+    Writer,
+    is_complete,
+    merge,
+    settle,
+    static_columns,
+    writer,
+)
+from db_instance.session.statements import PORTALS_MAX, PREPARED_MAX, Portal, Prepared, named
+from db_instance.wire.postgres import backend
+from db_instance.wire.postgres.messages import Bind, Close, Describe, Execute, Parse
+
+
+class ExtendedQueries:
+    def __init__(self, channel: Channel, execution: Execution) -> None:
+        self._channel = channel
+        self._execution = execution
+        self._portals: dict[str, Portal] = {}
+
+    @property
+    def _prepared(self) -> dict[str, Prepared]:
+        return self._execution.prepared
+
+    async def parse(self, message: Parse) -> None:
+        if message.name:
+            self._execution.check_name_is_free(message.name)
+        if len(self._prepared) >= PREPARED_MAX:
+            raise SessionError("53400", f"more than {PREPARED_MAX} prepared statements in one session")
+        prepared = await self._execution.prepare(message.name, message.sql, message.param_types)
+        self._prepared[message.name] = prepared
+        self._channel.write(backend.PARSE_COMPLETE)
+
+    async def bind(self, message: Bind) -> None:
+        prepared = self._find_prepared(message.statement)
+        if message.portal and message.portal in self._portals:
+            raise SessionError("42P03", f'portal "{message.portal}" already exists')
+        if len(self._portals) >= PORTALS_MAX:
+            raise SessionError("53400", f"more than {PORTALS_MAX} portals in one session")
+        self._execution.check_status(prepared.statement)
+        await self._execution.refresh(prepared)
+        params = prepared.decode(message.params, message.param_formats)
+        self._drop_portal(message.portal)
+        self._portals[message.portal] = Portal(message.portal, prepared, params, message.result_formats)
+        self._channel.write(backend.BIND_COMPLETE)
+
+    async def describe(self, message: Describe) -> None:
+        if message.kind == "S":
+            await self._describe_statement(self._find_prepared(message.name))
+        else:
+            await self._describe_portal(self._find_portal(message.name))
+
+    async def _describe_statement(self, prepared: Prepared) -> None:
+        self._execution.check_status(prepared.statement)
+        await self._execution.refresh(prepared)
+        types = [oid or 25 for oid in prepared.param_types()]
+        columns = await self._promise(prepared)
+        self._channel.write(backend.parameter_description(types))
+        if columns:
+            self._channel.write(backend.row_description(writer(columns, ()).fields))
+        else:
+            self._channel.write(backend.NO_DATA)
+
+    async def _promise(self, prepared: Prepared) -> Columns:
+        """The statement's columns, which are kept from now on."""
+        if prepared.promised is None:
+            prepared.promised = settle(await self._columns(prepared), None)
+        return prepared.promised
+
+    async def _columns(self, prepared: Prepared) -> Columns:
+        """As far as they can be known without running the statement."""
+        statement = prepared.statement
+        if not statement.returns_rows:
+            return ()
+        own = self._execution.command_columns(statement)
+        if own is not None:
+            return own
+        static = static_columns(statement)
+        if static is not None and is_complete(static):
+            return static
+        described = await self._execution.transaction.describe(statement.sql, len(prepared.param_types()))
+        return merge(static, described)
+
+    async def _describe_portal(self, portal: Portal) -> None:
+        if not portal.prepared.statement.returns_rows:
+            self._channel.write(backend.NO_DATA)
+            return
+        told = await self._writer(portal)
+        self._channel.write(backend.row_description(told.fields))
+
+    async def _writer(self, portal: Portal) -> Writer:
+        """How the portal's rows are written. May have to run it, to see of which types its values are."""
+        prepared = portal.prepared
+        columns = prepared.promised
+        if columns is None:
+            if portal.running is None:
+                columns = await self._columns(prepared)
+                if not is_complete(columns) and prepared.statement.reads_only:
+                    await self._start(portal)
+            if portal.running is not None:
+                return await self._execution.writer(portal.running, portal.formats, None)
+            assert columns is not None
+            columns = settle(columns, None)
+        return writer(columns, portal.formats)
+
+    async def _start(self, portal: Portal) -> None:
+        portal.running = await self._execution.start(portal.prepared.statement, portal.params)
+
+    async def execute(self, message: Execute) -> None:
+        portal = self._find_portal(message.portal)
+        if portal.done and not portal.prepared.statement.returns_rows:
+            raise SessionError("55000", f"{named('portal', portal.name)} cannot be run")
+        if portal.running is None:
+            await self._start(portal)
+        running = portal.running
+        assert running is not None
+        if running.rows is not None and running.columns:
+            before = running.returned
+            told = await self._execution.writer(running, portal.formats, portal.prepared.promised)
+            suspended = await self._execution.send_rows(running, told.encoders, message.max_rows)
+            if suspended:
+                self._channel.write(backend.PORTAL_SUSPENDED)
+                return
+            if portal.done:
+                running.returned -= before
+        portal.done = True
+        if running.rows is not None:
+            self._execution.transaction.forget(running.rows)
+        tag = running.complete_tag()
+        self._channel.write(backend.command_complete(tag) if tag else backend.EMPTY_QUERY)
+        if not self._execution.transaction.in_block and _ends_block(portal.prepared.statement):
+            self.close_portals()
+
+    async def close(self, message: Close) -> None:
+        if message.kind == "S":
+            self._prepared.pop(message.name, None)
+        else:
+            self._drop_portal(message.name)
+        self._channel.write(backend.CLOSE_COMPLETE)
+
+    def close_unnamed(self) -> None:
+        """A simple query takes the place of the unnamed statement and portal."""
+        self._prepared.pop("", None)
+        self._drop_portal("")
+
+    def close_portals(self) -> None:
+        """Portals live as long as their transaction."""
+        for name in list(self._portals):
+            self._drop_portal(name)
+
+    def close_all(self) -> None:
+        self.close_portals()
+        self._prepared.clear()
+
+    def _drop_portal(self, name: str) -> None:
+        portal = self._portals.pop(name, None)
+        if portal is not None and portal.running is not None and portal.running.rows is not None:
+            self._execution.transaction.forget(portal.running.rows)
+
+    def _find_prepared(self, name: str) -> Prepared:
+        prepared = self._prepared.get(name)
+        if prepared is None:
+            raise SessionError("26000", f"{named('prepared statement', name)} does not exist")
+        return prepared
+
+    def _find_portal(self, name: str) -> Portal:
+        portal = self._portals.get(name)
+        if portal is None:
+            raise SessionError("34000", f"{named('portal', name)} does not exist")
+        return portal
+
+
+def _ends_block(statement: Statement) -> bool:
+    return statement.kind in ("commit", "rollback")
