@@ -49,7 +49,9 @@ class StagedPages:
 
     def _spill(self, page: PageNumber, data: bytes) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="sixfold-staged-", dir=self._folder)
+            self._file = tempfile.TemporaryFile(  # noqa: SIM115  it lives as long as the transaction
+                prefix="sixfold-staged-", dir=self._folder
+            )
         slot = self._slots.get(page)
         if slot is None:
             slot = self._slots[page] = self._slots_used

@@ -35,11 +35,15 @@ class _Held(NamedTuple):
 NOTHING: Final = Taken(b"", LSN_ZERO, [])
 
 
+_NO_EPOCH: Final = Epoch(0)
+"""Before the first promise."""
+
+
 class Chain:
     def __init__(
         self,
         scl: Lsn = LSN_ZERO,
-        promised: Epoch = Epoch(0),
+        promised: Epoch = _NO_EPOCH,
         timeline: Timeline = EMPTY_TIMELINE,
         known_vdl: Lsn = LSN_ZERO,
     ) -> None:
