@@ -56,6 +56,7 @@ async def serve(config: Config, stop: asyncio.Event) -> int:
         # The processes stay: everything on the data path goes on without us.
         supervising.cancel()
         await asyncio.gather(supervising, return_exceptions=True)
+        await volumes.close()
         await observer.close()
         await server.stop()
         metrics.close()

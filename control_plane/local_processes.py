@@ -122,18 +122,12 @@ class LocalProcesses:
     def _look_at(self, process: ProcessSpec) -> ProcessFacts:
         now = self._clock.monotonic()
         watched = self._watch(process.id)
-        if watched.child is not None:
-            watched.child.poll()  # reaps it, so that a dead child does not look alive
-        alive = pids.find(self._folder, process.id)
-        if alive is None and not watched.searched:
-            alive = pids.search(self._folder, process.id)
-        elif alive is None and watched.pid is not None:
-            alive = pids.look_at(self._folder, process.id, watched.pid)
-        watched.searched = True
+        alive = self._find(process.id, watched)
         if watched.pid is not None and (alive is None or alive.pid != watched.pid):
             self._note_exit(process, watched, now)
         if alive is not None and alive.pid != watched.pid:
-            self._note_start(process.id, watched, alive.pid, now)
+            watched.pid, watched.since = alive.pid, now
+            events.info("process.adopted", id=process.id, pid=alive.pid)
         return ProcessFacts(
             id=process.id,
             role=process.role,
@@ -148,15 +142,18 @@ class LocalProcesses:
             last_exit=watched.last_exit,
         )
 
-    def _note_start(self, id: str, watched: _Watched, pid: int, now: float) -> None:
-        if watched.child is None or watched.child.pid != pid:
-            watched.child = None
-            events.info("process.adopted", id=id, pid=pid)
-        watched.pid, watched.since = pid, now
+    def _find(self, id: str, watched: _Watched) -> pids.Alive | None:
+        if watched.child is not None and (alive := pids.look_at_child(watched.child)) is not None:
+            return alive
+        alive = pids.find(self._folder, id)
+        if alive is None and not watched.searched:
+            alive = pids.search(self._folder, id)
+        elif alive is None and watched.pid is not None:
+            alive = pids.look_at(self._folder, id, watched.pid)
+        watched.searched = True
+        return alive
 
     def _note_exit(self, process: ProcessSpec, watched: _Watched, now: float) -> None:
-        if watched.child is not None:
-            watched.child.poll()
         watched.last_exit = _exit_of(watched.child)
         pid, lived_s = watched.pid, now - watched.since
         watched.pid = watched.child = None
@@ -190,7 +187,7 @@ class LocalProcesses:
         events.info("process.started", id=id, pid=watched.pid)
 
     def _signal(self, id: str, what: Signals) -> None:
-        alive = pids.find(self._folder, id)
+        alive = self._find(id, self._watch(id))
         if alive is not None:
             pids.send(alive.pid, what)
             events.info("process.signalled", id=id, pid=alive.pid, signal=what.name)
@@ -198,7 +195,7 @@ class LocalProcesses:
     async def _end(self, processes: list[ProcessSpec]) -> None:
         ids = [process.id for process in processes]
         for id in ids:
-            if (alive := pids.find(self._folder, id)) is not None:
+            if (alive := self._find(id, self._watch(id))) is not None:
                 pids.ask_to_end(alive)
         if await self._until(lambda: self._all_dead(ids), END_S_MAX):
             return

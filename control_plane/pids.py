@@ -54,18 +54,33 @@ def search(folder: ClusterFolder, id: str) -> Alive | None:
 
 
 def look_at(folder: ClusterFolder, id: str, pid: int) -> Alive | None:
-    try:
-        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
-        # The state follows the program's name, which is in parentheses and may hold anything.
-        state = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return None
-    if state in DEAD_STATES or not _names(words, folder, id):
+    state = _state(pid)
+    if state in DEAD_STATES or not _names(pid, folder, id):
         return None
     return Alive(pid, state in STOPPED_STATES)
 
 
-def _names(words: list[bytes], folder: ClusterFolder, id: str) -> bool:
+def look_at_child(child: "subprocess.Popen[bytes]") -> Alive | None:
+    """As `look_at`, of one that we started: it is ours from its first moment, before it shows its name."""
+    if child.poll() is not None:
+        return None
+    return Alive(child.pid, _state(child.pid) in STOPPED_STATES)
+
+
+def _state(pid: int) -> str:
+    """The system's letter for what it does; X for a process that is gone."""
+    try:
+        # The state follows the program's name, which is in parentheses and may hold anything.
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return "X"
+
+
+def _names(pid: int, folder: ClusterFolder, id: str) -> bool:
+    try:
+        words = (PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
     pairs = set(pairwise(words))
     return {(b"--id", os.fsencode(id)), (b"--dir", os.fsencode(folder.data_dir(id)))} <= pairs
 

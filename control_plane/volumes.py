@@ -5,6 +5,7 @@ be cut off between any two lines: the supervisor finishes what was begun.
 """
 
 import asyncio
+from typing import Final
 
 from control_plane.agents import Agents
 from control_plane.cluster.model import MAIN_VOLUME, Node, NodeId, Volume
@@ -14,10 +15,16 @@ from control_plane.metadata.interface import Metadata
 from control_plane.observer import Observer
 from runtime.events import get_logger
 from volume.errors import InvalidRequest, QuorumLost, StaleEpoch, VolumeError
-from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn
+from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, VolumeId
 from volume.quorum import COPIES, WRITE_QUORUM
 
 events = get_logger("control.volumes")
+
+SLOW_NODE_S: Final = 0.2
+"""How much longer than its write quorum a new group waits for the rest of its nodes to answer."""
+
+CREATE_AT_ONCE_MAX: Final = 64
+"""Segments that the supervisor asks for in one round; a node that was away long may lack hundreds."""
 
 
 class Volumes:
@@ -25,6 +32,7 @@ class Volumes:
         self._metadata = metadata
         self._agents = agents
         self._observer = observer
+        self._creating: dict[tuple[VolumeId, GroupId, int], asyncio.Task[bool]] = {}
 
     async def open(self, name: str, instance: str, expected: Epoch) -> Volume:
         """Grant a new epoch. Nothing is granted while a group has too few segments to be written."""
@@ -62,7 +70,7 @@ class Volumes:
     async def create_missing(self) -> None:
         """Ask again for every segment that nobody has confirmed, where the node answers."""
         plan = plan_segments(await self._metadata.volumes(), self._observer.answering())
-        await self._create(plan)
+        await self._create(plan[:CREATE_AT_ONCE_MAX], enough=0)
 
     async def _place(self, volume: Volume, group: GroupId, born_lsn: Lsn) -> None:
         load: dict[NodeId, int] = {}
@@ -79,17 +87,10 @@ class Volumes:
         """Create what is missing of a group below its write quorum; raises QuorumLost if that is not enough."""
         volume = await self._metadata.volume(name)
         found = volume.groups[group]
-        answering = self._observer.answering()
-        for asked in (answering, {member.node for member in found.members} - answering):
-            # Those that answer come first, so that a dead node's deadline is waited for only in need.
-            if volume.groups[group].created_count < WRITE_QUORUM:
-                missing = [
-                    CreateSegment(volume, found, member)
-                    for member in found.members
-                    if not member.created and member.node in asked
-                ]
-                await self._create(missing)
-                volume = await self._metadata.volume(name)
+        if found.created_count < WRITE_QUORUM:
+            missing = [CreateSegment(volume, found, member) for member in found.members if not member.created]
+            await self._create(missing, enough=WRITE_QUORUM - found.created_count)
+            volume = await self._metadata.volume(name)
         count = volume.groups[group].created_count
         if count < WRITE_QUORUM:
             raise QuorumLost(
@@ -97,16 +98,42 @@ class Volumes:
             )
         return volume
 
-    async def _create(self, plan: list[CreateSegment]) -> None:
+    async def _create(self, plan: list[CreateSegment], enough: int) -> None:
+        """Ask for all of them; returns soon after `enough` were made, while slow nodes are still waited for."""
         if not plan:
             return
         nodes = {node.id: node for node in await self._metadata.nodes()}
-        await asyncio.gather(*(self._create_one(wanted, nodes) for wanted in plan))
+        waiting = {self._begin(wanted, nodes) for wanted in plan}
+        made = 0
+        while waiting:
+            patience_s = SLOW_NODE_S if made >= enough else None  # each of them has its own deadline
+            done, waiting = await asyncio.wait(
+                waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            made += sum(task.result() for task in done)
+            if not done:
+                return
 
-    async def _create_one(self, wanted: CreateSegment, nodes: dict[NodeId, Node]) -> None:
+    def _begin(self, wanted: CreateSegment, nodes: dict[NodeId, Node]) -> asyncio.Task[bool]:
+        """Ask a node, unless it is being asked for the same already."""
+        key = wanted.volume.id, wanted.group.id, wanted.member.slot
+        if key not in self._creating:
+            task = self._creating[key] = asyncio.create_task(self._create_one(wanted, nodes))
+            task.add_done_callback(lambda _: self._creating.pop(key))
+        return self._creating[key]
+
+    async def close(self) -> None:
+        tasks = list(self._creating.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _create_one(self, wanted: CreateSegment, nodes: dict[NodeId, Node]) -> bool:
+        """Whether the node has confirmed it."""
         volume, group, member = wanted.volume, wanted.group, wanted.member
         try:
             await self._agents.create_segment(volume, group, member, nodes)
+            await self._metadata.mark_created(volume.name, group.id, member.slot, member.node)
         except VolumeError as error:
             events.warning(
                 "segment.not_created",
@@ -115,6 +142,6 @@ class Volumes:
                 slot=member.slot,
                 reason=f"{type(error).__name__}: {error}",
             )
-            return
-        await self._metadata.mark_created(volume.name, group.id, member.slot, member.node)
+            return False
         events.info("segment.created", node=member.node, group=group.id, slot=member.slot)
+        return True

@@ -1,55 +1,93 @@
 """An ignorant judge: knows nothing of writers and segments, looks at what lies on six disks.
 
-Every frame that a sync makes durable passes here. An announced VDL is then a sentence that can be
-checked: each LSN up to it lies on four disks, and wherever it lies it is the same record.
+Every frame that a sync makes durable passes here, and layers are read when a record seems to be missing
+(a segment may have been given them whole by a peer). What a client was told is then a sentence that can
+be checked: each LSN up to its commit is on four disks, and wherever it is, it is the same record.
 """
 
 from collections.abc import Iterator
 
+from storage_node.layers.layer_file import KIND_DELTA, LayerReader
 from tests.simulation.sim_disk import SimDisk
 from volume.errors import VolumeError
-from volume.ids import Lsn
+from volume.ids import GroupId, Lsn
 from volume.log_batch import MAGIC_BYTES, check_frame, frame_records, read_header
 from volume.page import checksum
 from volume.quorum import WRITE_QUORUM
-from volume.redo_record import encode_record
+from volume.redo_record import RedoRecord, encode_record, iter_records
 
 
 class DiskWatch:
     def __init__(self) -> None:
-        self.holders: dict[Lsn, set[str]] = {}
-        """The nodes on whose disk each LSN has been durable."""
+        self._disks: dict[str, SimDisk] = {}
+        self._holders: dict[Lsn, set[str]] = {}
+        """The nodes on whose disk each LSN is or has been durable."""
         self._digest: dict[Lsn, int] = {}
+        self._group: dict[Lsn, GroupId] = {}
 
     def look(self, node: str, disk: SimDisk) -> None:
         """The node's disk from now on; what survived the last power cut is on it as well."""
 
-        def on_durable(path: str, data: bytes) -> None:
-            for lsn, digest in _records_in(data):
-                self.holders.setdefault(lsn, set()).add(node)
-                known = self._digest.setdefault(lsn, digest)
-                assert known == digest, f"two records carry lsn {lsn}; the second is on {node}'s disk"
+        def on_durable(_path: str, data: bytes) -> None:
+            for group, record in _records_in(data):
+                self._note(node, group, record)
 
+        self._disks[node] = disk
         disk.on_durable = on_durable
         durable = disk.durable_copy()
         for path in durable.paths():
             on_durable(path, durable.read_all(path))
 
+    def _note(self, node: str, group: GroupId, record: RedoRecord) -> None:
+        lsn, digest = record.lsn, checksum(encode_record(record))
+        self._holders.setdefault(lsn, set()).add(node)
+        self._group[lsn] = group
+        known = self._digest.setdefault(lsn, digest)
+        assert known == digest, f"two records carry lsn {lsn}; the second is on {node}'s disk"
+
     def missing(self, after: Lsn, up_to: Lsn) -> list[tuple[Lsn, int]]:
         """The LSNs in (after, up_to] on fewer than four disks, with how many have them."""
-        counts = ((lsn, len(self.holders.get(Lsn(lsn), ()))) for lsn in range(after + 1, up_to + 1))
-        return [(Lsn(lsn), count) for lsn, count in counts if count < WRITE_QUORUM]
+        if self._too_few(after, up_to):
+            for node, disk in self._disks.items():
+                self._read_layers(node, disk.durable_copy())
+        return self._too_few(after, up_to)
+
+    def _too_few(self, after: Lsn, up_to: Lsn) -> list[tuple[Lsn, int]]:
+        counts = ((Lsn(lsn), len(self._holders.get(Lsn(lsn), ()))) for lsn in range(after + 1, up_to + 1))
+        return [(lsn, count) for lsn, count in counts if count < WRITE_QUORUM]
+
+    def _read_layers(self, node: str, disk: SimDisk) -> None:
+        for path in disk.paths():
+            if not path.endswith(".layer"):
+                continue
+            group = GroupId(int(path.split("/")[1].partition("-")[2]))
+            try:
+                self._read_layer(node, group, LayerReader(disk.open(path), path))
+            except VolumeError:
+                continue  # one that is still being written
+
+    def _read_layer(self, node: str, group: GroupId, reader: LayerReader) -> None:
+        if reader.kind == KIND_DELTA:
+            for entry in reader.entries():
+                for record in iter_records(reader.blob(entry)):
+                    self._note(node, group, record)
+            return
+        # An image holds what all records of its range came to.
+        for lsn, owner in self._group.items():
+            if owner == group and reader.lsn_from < lsn <= reader.lsn_to:
+                self._holders[lsn].add(node)
 
 
-def _records_in(data: bytes) -> Iterator[tuple[Lsn, int]]:
+def _records_in(data: bytes) -> Iterator[tuple[GroupId, RedoRecord]]:
     at = data.find(MAGIC_BYTES)
     while at >= 0:
         try:
-            frame = data[at : at + read_header(data, at).size]
+            header = read_header(data, at)
+            frame = data[at : at + header.size]
             check_frame(frame)
         except VolumeError:
             at = data.find(MAGIC_BYTES, at + 1)
             continue
         for record in frame_records(frame):
-            yield record.lsn, checksum(encode_record(record))
+            yield header.group, record
         at = data.find(MAGIC_BYTES, at + len(frame))

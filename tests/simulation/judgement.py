@@ -24,7 +24,7 @@ async def judge_at_rest(world: World) -> None:
     """Raises AssertionError for what is lost, half there, or different from copy to copy."""
     writer = await _serving_writer(world)
     before = len(world.ledger.acknowledged)
-    while len(world.ledger.acknowledged) < before + 5:
+    while len(world.ledger.acknowledged) < before + 5:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
     await world.end_clients(writer)
     await world.judge_rows(writer)
@@ -49,7 +49,7 @@ async def _serving_writer(world: World) -> Writer:
 
 async def _compare_copies(world: World, driver: VolumeDriver) -> None:
     """Each page of each group from each of its six segments, as of the VDL."""
-    while driver.vdl < driver.last_lsn:
+    while driver.vdl < driver.last_lsn:  # noqa: ASYNC110
         await asyncio.sleep(_POLL_S)
     per_group = driver.pages_per_group
     for group in range(len(world.control.groups)):

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from runtime.disk import File
+
 SECTOR_BYTES: Final = 512
 
 
@@ -55,13 +57,12 @@ class SimFile:
         self._path = path
         self._inode = inode
 
-    @property
-    def size(self) -> int:
-        return len(self._inode.data)
+        self.size = len(inode.data)
 
     def append(self, data: bytes) -> int:
         offset = len(self._inode.data)
         self._inode.data += self._disk.admit(data, self._path)
+        self.size = len(self._inode.data)
         if len(self._inode.data) - offset < len(data):
             raise OSError(errno.ENOSPC, "no space left on the simulated disk", self._path)
         return offset
@@ -77,6 +78,7 @@ class SimFile:
         self._disk.check(self._path, writes=True)
         assert size <= self.size, "the services only ever cut"
         self._inode.truncate(size)
+        self.size = size
 
     def close(self) -> None:
         pass
@@ -97,7 +99,7 @@ class SimDisk:
 
     # runtime.disk.Disk
 
-    def open(self, path: str, *, create: bool = False) -> SimFile:
+    def open(self, path: str, *, create: bool = False) -> File:
         self.check(path)
         inode = self._names.get(path)
         if inode is None:

@@ -152,7 +152,7 @@ def test_listing_names_folders_and_files_once() -> None:
         assert disk.list("a") == ["1", "2", "b"]
         assert disk.list("") == disk.list(".") == ["a", "c"]
         assert disk.list("nowhere") == []
-        assert disk.exists("a") and disk.exists("a/b/3") and not disk.exists("a/b/4")
+        assert [disk.exists(path) for path in ("a", "a/b/3", "a/b/4")] == [True, True, False]
         with pytest.raises(FileNotFoundError):
             disk.open("a/9")
         disk.remove("nowhere")

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -34,7 +35,7 @@ class Trace:
         """From now on what the services log is part of the trace."""
         structlog.configure(processors=[self._take], wrapper_class=structlog.BoundLogger)
 
-    def _take(self, _logger: Any, level: str, event: dict[str, Any]) -> Any:
+    def _take(self, _logger: Any, level: str, event: MutableMapping[str, Any]) -> Any:
         name = event.pop("event")
         error = event.pop("exc_info", None)
         if name == "rpc.bug" or isinstance(error, BaseException):

@@ -74,7 +74,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """What nobody handled: exceptions of callbacks and of tasks that were not awaited."""
         self._selector = _JumpingSelector(self)
         self.set_exception_handler(self._on_failure)
-        self.set_task_factory(_make_task)
+        self.set_task_factory(_make_task)  # type: ignore[arg-type]
 
     def time(self) -> float:
         return self.now
@@ -92,7 +92,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.created += 1
         return self.created
 
-    def run_in_executor(self, *_: Any) -> Any:
+    def run_in_executor(self, *_: Any) -> Any:  # type: ignore[override]
         raise AssertionError("a thread is no part of a replay")
 
     def _process_events(self, event_list: list[Any]) -> None:

@@ -19,6 +19,7 @@ from tests.simulation.sim_control import SimControl
 from tests.simulation.sim_disk import SimDisk
 from tests.simulation.sim_transport import Network
 from tests.simulation.trace import Trace
+from volume.errors import VolumeError
 from volume.ids import Lsn
 
 ZONES = {"s1": "az1", "s2": "az1", "s3": "az2", "s4": "az2", "s5": "az3", "s6": "az3"}
@@ -111,9 +112,13 @@ class World:
         process = node.process
         try:
             node.service = await start_node(name, ZONES[name], node.disk, host, process, self.dice)
-        except (OSError, asyncio.CancelledError):
-            if process.alive:
+        except (OSError, VolumeError, asyncio.CancelledError) as error:
+            faults = node.disk.faults
+            if process.alive and not (faults.broken or faults.full):
                 raise
+            # A process that cannot start ends; whoever watches over it starts it again later.
+            self.trace.note("not_started", node=name, reason=repr(error))
+            await self.stop_node(name, power_cut=False)
 
     async def stop_node(self, name: str, *, power_cut: bool) -> None:
         node = self.nodes[name]

@@ -55,6 +55,7 @@ async def control(tmp_path: Path) -> AsyncIterator[Control]:
     edge = ControlServer(own, "main", metadata, volumes, observer, None, lambda: None)
     server = await transport.serve("127.0.0.1:0", edge.handlers())
     yield Control(transport, server.address)
+    await volumes.close()
     await observer.close()
     await server.stop(0)
     await storage.stop(0)

@@ -1,0 +1,3 @@
+from tests.fakes.sql_server import server_settings, sql
+
+__all__ = ["server_settings", "sql"]
