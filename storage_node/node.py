@@ -230,12 +230,21 @@ class StorageNode:
         """Flush what has grown large, and let go of hot log that is in layers."""
         while True:
             await asyncio.sleep(_TICK_S)
+            await self._settle_what_was_left()
             due = self._due_for_flush()
             for segment in due:
                 await self._guard(segment, segment.flush())
                 self._room.set()
             if due:
                 self.log.release(self._flushed)
+
+    async def _settle_what_was_left(self) -> None:
+        """Frames whose stream broke off before anyone waited for their sync: nobody will send them again."""
+        left = [s for s in self.segments.values() if s.failed is None and s.chain.durable_scl < s.chain.scl]
+        if left:
+            await self.settle(left)
+            for segment in left:
+                self.tell_watchers(segment)
 
     def _due_for_flush(self) -> list[SegmentStore]:
         live = [

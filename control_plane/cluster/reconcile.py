@@ -13,7 +13,7 @@ RESTART_DELAY_S: Final = 0.2
 RESTART_DELAY_S_MAX: Final = 5.0
 """A local cluster has one user who waits for it: never longer than this between two tries."""
 
-STEADY_AFTER_S: Final = 30.0
+STEADY_AFTER_S: Final = 10.0
 """A process that lived this long and then ended starts again as if it never had before."""
 
 

@@ -154,5 +154,8 @@ class PageCache:
             page, version = newest.popitem(last=False)
             if version.lsn <= self.vdl:
                 excess -= 1
+                if page in self._fetching:
+                    # A fetch that began at an older VDL may bring what came before this version.
+                    self._changed_while_fetched.add(page)
             else:
                 newest[page] = version

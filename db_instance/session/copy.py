@@ -161,7 +161,8 @@ async def copy_to(channel: Channel, transaction: Transaction, statement: Stateme
     if not source.returns_rows or not source.reads_only:
         raise SessionError("0A000", "COPY query must be a SELECT")
     rows = await transaction.read(source.sql, ())
-    columns = settle(merge(static_columns(source), rows.columns), await rows.peek())
+    described = rows.columns or await transaction.describe(source.sql, 0)
+    columns = settle(merge(static_columns(source), described), await rows.peek())
     encoders = writer(columns, ()).encoders
     lines = CopyWriter(options)
     channel.write(backend.copy_out_response(len(columns)))

@@ -9,7 +9,7 @@ from db_instance.session.commands import Commands
 from db_instance.session.copy import copy_from, copy_to
 from db_instance.session.errors import SessionError
 from db_instance.session.results import Columns, Writer, is_complete, merge, settle, static_columns, writer
-from db_instance.session.rows import BATCH_ROWS
+from db_instance.session.rows import BATCH_ROWS, Rows
 from db_instance.session.settings import Settings
 from db_instance.session.statement_cache import StatementCache
 from db_instance.session.statements import Prepared, Running
@@ -108,10 +108,17 @@ class Execution:
             rows = await self.transaction.read(statement.sql, params)
         else:
             rows = await self.transaction.write(statement.sql, params, changes_schema=statement.kind == "ddl")
-        columns: Columns = ()
-        if statement.returns_rows:
-            columns = merge(static_columns(statement), rows.columns)
+        columns = await self._result_columns(statement, rows, len(params)) if statement.returns_rows else ()
         return Running(statement.tag, rows, columns, counts=statement.kind in _COUNTED)
+
+    async def _result_columns(self, statement: Statement, rows: Rows, params: int) -> Columns:
+        static = static_columns(statement)
+        if rows.columns:
+            return merge(static, rows.columns)
+        # A cursor that has come to its end without a row no longer knows its columns.
+        if static is not None:
+            return static
+        return merge(None, await self.transaction.describe(statement.sql, params))
 
     # Results
 

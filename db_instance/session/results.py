@@ -39,14 +39,14 @@ def merge(static: Columns | None, described: Sequence[tuple[str, str | None]]) -
     if static is None or len(static) != len(described):
         static = tuple(OutputColumn(name, UNKNOWN) for name, _ in described)
     return tuple(
-        column if column.oid else OutputColumn(column.name, declared_oid(decltype))
+        column if column.oid or decltype is None else OutputColumn(column.name, declared_oid(decltype))
         for column, (_, decltype) in zip(static, described, strict=True)
     )
 
 
 @lru_cache(maxsize=1000)
-def declared_oid(decltype: str | None) -> int:
-    return types.oid_of_decltype(decltype) if decltype else UNKNOWN
+def declared_oid(decltype: str) -> int:
+    return types.oid_of_decltype(decltype)
 
 
 def is_complete(columns: Columns) -> bool:

@@ -58,7 +58,7 @@ class Mischief:
                 await world.stop_node(name, power_cut=False)
             if node.process is None:
                 await world.start_node(name)
-        if world.writer is None:
+        if not world.writers:
             await world.start_writer()
 
     def some_node(self) -> str:

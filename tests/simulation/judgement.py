@@ -24,7 +24,7 @@ async def judge_at_rest(world: World) -> None:
     """Raises AssertionError for what is lost, half there, or different from copy to copy."""
     writer = await _serving_writer(world)
     before = len(world.ledger.acknowledged)
-    while len(world.ledger.acknowledged) < before + 5:  # noqa: ASYNC110
+    while len(world.ledger.acknowledged) < before + 5:
         await asyncio.sleep(_POLL_S)
     await world.end_clients(writer)
     await world.judge_rows(writer)
@@ -33,23 +33,29 @@ async def judge_at_rest(world: World) -> None:
 
 
 async def _serving_writer(world: World) -> Writer:
-    """The newest writer, once it serves; the others are ended, a fenced one is replaced."""
+    """The writer of the newest epoch, once it serves; all others are ended."""
     while True:
-        for writer in world.writers[:-1]:
+        for writer in [writer for writer in world.writers if writer.task.done()]:
             await world.stop_writer(writer)
-        if world.writer is not None and world.writer.task.done():
-            await world.stop_writer(world.writer)
-        if world.writer is None:
+        serving = [writer for writer in world.writers if _serves(world, writer)]
+        for writer in [writer for writer in world.writers if writer not in (serving or world.writers[-1:])]:
+            await world.stop_writer(writer)
+        if serving:
+            return serving[0]
+        if not world.writers:
             await world.start_writer()
-        assert world.writer is not None
-        if world.writer.opened.is_set() and world.writer.instance.state == "ok":
-            return world.writer
         await asyncio.sleep(_POLL_S)
+
+
+def _serves(world: World, writer: Writer) -> bool:
+    driver = writer.instance.driver
+    newest = driver is not None and driver.epoch == world.control.epoch
+    return newest and writer.opened.is_set() and writer.instance.state == "ok"
 
 
 async def _compare_copies(world: World, driver: VolumeDriver) -> None:
     """Each page of each group from each of its six segments, as of the VDL."""
-    while driver.vdl < driver.last_lsn:  # noqa: ASYNC110
+    while driver.vdl < driver.last_lsn:
         await asyncio.sleep(_POLL_S)
     per_group = driver.pages_per_group
     for group in range(len(world.control.groups)):

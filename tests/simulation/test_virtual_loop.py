@@ -41,7 +41,7 @@ def test_waiting_for_nobody_is_a_deadlock() -> None:
 
 def test_turning_without_end_is_noticed() -> None:
     async def main() -> None:
-        while True:  # noqa: ASYNC110
+        while True:
             await asyncio.sleep(0)
 
     with pytest.raises(Livelock):

@@ -55,14 +55,13 @@ class World:
         self.watch = DiskWatch()
         self.ledger = Ledger()
         self.bank = Bank(self.dice, self.ledger, padding_max=self.dice.choice([0, 3_000, 20_000]))
-        self.bank.is_newest = lambda engine: self.writer is not None and self.writer.engine is engine
+        self.bank.is_newest = lambda engine: engine.pages.driver.epoch == self.control.epoch
         self.bank.on_acknowledged = self._check_durable
         self.nodes = {name: Node(name, SimDisk(self.dice)) for name in ZONES}
         for name, node in self.nodes.items():
             self.watch.look(name, node.disk)
-        self.writer: Writer | None = None
         self.writers: list[Writer] = []
-        """All that still live; the last one is the newest."""
+        """All that live, in the order in which they were started."""
         self.openings = 0
         self.checked_lsns = 0
         self.pages_compared = 0
@@ -86,11 +85,11 @@ class World:
 
     def describe(self) -> str:
         """Where everybody stands, for a run that does not come to rest."""
-        writer = self.writer.instance.state if self.writer is not None else "none"
-        driver = self.writer.instance.driver if self.writer is not None else None
-        rows = [
-            f"writer {writer}, vdl {driver.vdl if driver else '-'}, last {driver.last_lsn if driver else '-'}"
-        ]
+        rows = [f"{len(self.ledger.acknowledged)} acknowledged"]
+        for writer in self.writers:
+            driver = writer.instance.driver
+            lsns = f"vdl {driver.vdl} of {driver.last_lsn}" if driver is not None else "no driver"
+            rows.append(f"{writer.name} {writer.instance.state}: {lsns}")
         for name, node in self.nodes.items():
             for segment in node.service.segments.values() if node.service is not None else ():
                 chain = segment.chain
@@ -152,7 +151,6 @@ class World:
         )
         instance = Instance(config, self.network.host(name, process), SimClock(), self.dice)
         writer = Writer(name, process, instance)
-        self.writer = writer
         self.writers.append(writer)
         self.trace.note("start", writer=name)
         writer.task = process.spawn(lambda: self._live(writer))
@@ -176,10 +174,10 @@ class World:
 
     async def _take_over(self, writer: Writer, engine: Engine, before: set[int]) -> None:
         """Check what is there, then let the clients in."""
+        owed = self.ledger.owed() if self.bank.is_newest(engine) else set()
         seen = await self._look(engine)
-        newest = self.writer is writer
-        self.ledger.judge(seen, self.ledger.owed() if newest else set())
-        if newest:
+        self.ledger.judge(seen, owed)
+        if self.bank.is_newest(engine):
             self.ledger.settle(seen, before)
         writer.engine = engine
         writer.opened.set()
@@ -239,7 +237,5 @@ class World:
         self.network.kill(writer.name)
         await writer.process.kill()
         self.writers.remove(writer)
-        if self.writer is writer:
-            self.writer = None
         if writer.instance.engine is not None:
             writer.instance.engine.close()

@@ -42,6 +42,7 @@ class Ran:
 @pytest.fixture
 def sixfold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> "Run":
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIXFOLD_DIR", raising=False)
     return Run(monkeypatch, capsys)
 
 

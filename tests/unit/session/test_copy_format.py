@@ -1,0 +1,73 @@
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db_instance.session.copy_format import CopyOptions, CopyReader, CopyWriter, Fields
+from db_instance.session.errors import SessionError
+
+TEXT = CopyOptions()
+CSV = CopyOptions(csv=True, delimiter=b",", null=b"")
+ODD_CSV = CopyOptions(csv=True, delimiter=b"|", null=b"NULL", quote=b"'", escape=b"\\")
+
+values = st.none() | st.text(alphabet='ab\\\t\n\r",|\'NULx.é\b\v', max_size=12).map(str.encode)
+
+
+def read(options: CopyOptions, data: bytes, portion: int) -> list[Fields]:
+    reader = CopyReader(options)
+    rows = []
+    for at in range(0, len(data), portion):
+        rows += reader.feed(data[at : at + portion])
+    return rows + reader.finish()
+
+
+@pytest.mark.parametrize("options", [TEXT, CSV, ODD_CSV], ids=["text", "csv", "odd csv"])
+@given(rows=st.lists(st.lists(values, min_size=2, max_size=2), max_size=8), portion=st.integers(1, 50))
+def test_what_is_written_reads_back_in_any_portions(
+    options: CopyOptions, rows: list[Fields], portion: int
+) -> None:
+    writer = CopyWriter(options)
+    data = b"".join(writer.row(row) for row in rows)
+    assert read(options, data, portion) == rows
+
+
+@given(st.lists(st.lists(st.text(alphabet='ab",\n', min_size=1, max_size=8), min_size=2, max_size=2), max_size=8))
+def test_csv_reads_what_python_writes(rows: list[list[str]]) -> None:
+    out = io.StringIO()
+    csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
+    expected = [[value.encode() for value in row] for row in rows]
+    assert read(CSV, out.getvalue().encode(), 7) == expected
+
+
+@pytest.mark.parametrize(
+    ("why", "options", "data", "expected"),
+    [
+        ("null is backslash N", TEXT, b"\\N\tN\n", [[None, b"N"]]),
+        ("escapes", TEXT, b"a\\tb\\x41\\101\\\\\tz\n", [[b"a\tbAA\\", b"z"]]),
+        ("escaped delimiter", TEXT, b"a\\\tb\tc\n", [[b"a\tb", b"c"]]),
+        ("escaped newline", TEXT, b"a\\\nb\tc\n", [[b"a\nb", b"c"]]),
+        ("end marker", TEXT, b"1\t2\n\\.\n3\t4\n", [[b"1", b"2"]]),
+        ("no last newline", TEXT, b"1\t2", [[b"1", b"2"]]),
+        ("carriage returns", TEXT, b"1\t2\r\n3\t4\r\n", [[b"1", b"2"], [b"3", b"4"]]),
+        ("csv null is nothing, empty is quoted", CSV, b',""\n', [[None, b""]]),
+        ("csv quote in quotes", CSV, b'"a""b",c\n', [[b'a"b', b"c"]]),
+        ("csv newline in quotes", CSV, b'"a\nb",c\n', [[b"a\nb", b"c"]]),
+        ("csv quotes within a field", CSV, b'a"b,"c,d\n', [[b"ab,c", b"d"]]),
+        ("empty line is one empty field", TEXT, b"\n", [[b""]]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("portion", [1, 3, 1000])
+def test_reading(why: str, options: CopyOptions, data: bytes, expected: list[Fields], portion: int) -> None:
+    assert read(options, data, portion) == expected
+
+
+def test_header_is_skipped() -> None:
+    assert read(CopyOptions(csv=True, delimiter=b",", null=b"", header=True), b"a,b\n1,2\n", 3) == [[b"1", b"2"]]
+
+
+def test_unterminated_quotes_are_refused() -> None:
+    with pytest.raises(SessionError, match="unterminated"):
+        read(CSV, b'"a,b\n', 100)

@@ -1,0 +1,441 @@
+"""Sessions as psycopg sees them: values, transactions, pipelines, COPY, settings, cancelling."""
+
+import asyncio
+import datetime as dt
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, errors
+from psycopg.types.json import Json
+
+from tests.fakes.sql_server import ENDLESS, SqlServer
+
+Connection = AsyncConnection[Any]
+
+
+async def rows(connection: Connection, sql: str, *params: Any, **options: Any) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(sql, params or None, **options)
+    return await cursor.fetchall()
+
+
+# Values
+
+VALUES = [
+    ("smallint", -32768),
+    ("integer", 2147483647),
+    ("bigint", -(2**63)),
+    ("real", 1.5),
+    ("double precision", 0.1),
+    ("boolean", True),
+    ("text", "a\té\\'\"\n"),
+    ("varchar(20)", "twenty"),
+    ("bytea", b"\x00\x01\xff"),
+    ("date", dt.date(1999, 12, 31)),
+    ("timestamp", dt.datetime(2026, 1, 31, 12, 30, 0, 500000)),
+    ("timestamptz", dt.datetime(2026, 1, 31, 12, 30, tzinfo=dt.UTC)),
+    ("uuid", uuid.UUID("12345678-1234-5678-1234-567812345678")),
+]
+
+
+@pytest.mark.parametrize("binary", [False, True], ids=["text", "binary"])
+@pytest.mark.parametrize(("declared", "value"), VALUES, ids=[declared for declared, _ in VALUES])
+async def test_values_go_in_and_out(sql: SqlServer, declared: str, value: Any, binary: bool) -> None:
+    mark = "%b" if binary else "%t"
+    async with await sql.connect() as connection:
+        await connection.execute(f"create table t (id integer primary key, v {declared})")
+        await connection.execute(f"insert into t (id, v) values (1, {mark}), (2, {mark})", (value, None))
+        assert await rows(connection, "select v from t order by id", binary=binary) == [(value,), (None,)]
+        found = await rows(connection, f"select id from t where v = {mark}", value, binary=binary)
+        assert found == [(1,)]
+
+
+async def test_json(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (v json)")
+        await connection.execute("insert into t values (%s)", (Json({"a": [1, None]}),))
+        assert await rows(connection, "select v from t") == [({"a": [1, None]},)]
+
+
+async def test_expressions_have_types(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        [row] = await rows(connection, "select 1, 2.5, 'x', 1 < 2, count(*), abs(-3), null")
+        assert row == (1, 2.5, "x", True, 1, 3, None)
+        [row] = await rows(connection, "select abs(%s), length('four')", -3)
+        assert row == (3, 4)
+
+
+# Transactions
+
+
+async def test_blocks_commit_and_roll_back(sql: SqlServer) -> None:
+    async with await sql.connect() as one, await sql.connect() as two:
+        await one.execute("create table t (a int)")
+        await one.execute("begin")
+        await one.execute("insert into t values (1)")
+        assert await rows(one, "select a from t") == [(1,)]
+        assert await rows(two, "select a from t") == []
+        await one.execute("commit")
+        assert await rows(two, "select a from t") == [(1,)]
+        await one.execute("begin")
+        await one.execute("delete from t")
+        await one.execute("rollback")
+        assert await rows(one, "select a from t") == [(1,)]
+
+
+async def test_a_failed_block_takes_nothing_but_its_end(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int primary key)")
+        await connection.execute("begin")
+        await connection.execute("insert into t values (1)")
+        with pytest.raises(errors.UniqueViolation):
+            await connection.execute("insert into t values (1)")
+        assert connection.info.transaction_status is psycopg.pq.TransactionStatus.INERROR
+        for statement in ("select 1", "insert into t values (2)", "savepoint a", "set work_mem = '1MB'"):
+            with pytest.raises(errors.InFailedSqlTransaction):
+                await connection.execute(statement)
+        cursor = await connection.execute("commit")
+        assert cursor.statusmessage == "ROLLBACK"
+        assert await rows(connection, "select a from t") == []
+
+
+async def test_a_failed_block_gives_the_write_lock_away(sql: SqlServer) -> None:
+    async with await sql.connect() as one, await sql.connect() as two:
+        await one.execute("create table t (a int primary key)")
+        await one.execute("begin")
+        await one.execute("insert into t values (1)")
+        with pytest.raises(errors.UniqueViolation):
+            await one.execute("insert into t values (1)")
+        await two.execute("insert into t values (2)")
+        await one.execute("rollback")
+
+
+async def test_savepoints(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int primary key)")
+        await connection.execute("begin")
+        await connection.execute("savepoint first")
+        await connection.execute("insert into t values (1)")
+        await connection.execute('savepoint "a name"')
+        with pytest.raises(errors.UniqueViolation):
+            await connection.execute("insert into t values (1)")
+        await connection.execute('rollback to "a name"')
+        await connection.execute("insert into t values (2)")
+        await connection.execute('release "a name"')
+        with pytest.raises(errors.InvalidSavepointSpecification):
+            await connection.execute('rollback to "a name"')
+        await connection.execute("rollback to savepoint first")
+        await connection.execute("insert into t values (3)")
+        await connection.execute("commit")
+        assert await rows(connection, "select a from t") == [(3,)]
+        with pytest.raises(errors.NoActiveSqlTransaction):
+            await connection.execute("savepoint a")
+
+
+async def test_a_savepoint_from_before_the_first_write(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int)")
+        async with connection.transaction():
+            await connection.execute("select 1")
+            with pytest.raises(ZeroDivisionError):
+                async with connection.transaction():
+                    await connection.execute("insert into t values (1)")
+                    raise ZeroDivisionError
+            await connection.execute("insert into t values (2)")
+        assert await rows(connection, "select a from t") == [(2,)]
+
+
+async def test_read_committed_sees_what_was_committed_meanwhile(sql: SqlServer) -> None:
+    async with await sql.connect() as one, await sql.connect() as two:
+        await one.execute("create table t (a int)")
+        await two.execute("begin")
+        assert await rows(two, "select a from t") == []
+        await one.execute("insert into t values (1)")
+        assert await rows(two, "select a from t") == [(1,)]
+        await two.execute("commit")
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_snapshot_stays_and_cannot_write_when_outdated(sql: SqlServer, level: str) -> None:
+    async with await sql.connect() as one, await sql.connect() as two:
+        await one.execute("create table t (a int)")
+        await two.execute(f"begin isolation level {level}")
+        assert await rows(two, "select a from t") == []
+        await one.execute("insert into t values (1)")
+        assert await rows(two, "select a from t") == []
+        with pytest.raises(errors.SerializationFailure):
+            await two.execute("insert into t values (2)")
+        await two.execute("rollback")
+        await two.execute(f"begin isolation level {level}")
+        assert await rows(two, "select a from t") == [(1,)]
+        await two.execute("insert into t values (2)")
+        await two.execute("commit")
+        assert await rows(one, "select count(*) from t") == [(2,)]
+
+
+async def test_read_only_blocks(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int)")
+        await connection.execute("begin read only")
+        with pytest.raises(errors.ReadOnlySqlTransaction):
+            await connection.execute("insert into t values (1)")
+        await connection.execute("rollback")
+        sql.engine.read_only = True
+        with pytest.raises(errors.ReadOnlySqlTransaction):
+            await connection.execute("insert into t values (1)")
+        assert await rows(connection, "select a from t") == []
+
+
+async def test_the_lock_is_handed_over_before_the_commit_is_durable(sql: SqlServer) -> None:
+    async with await sql.connect() as one, await sql.connect() as two:
+        await one.execute("create table t (a int)")
+        sql.engine.durable.clear()
+        first = asyncio.ensure_future(one.execute("insert into t values (1)"))
+        second = asyncio.ensure_future(two.execute("insert into t values (2)"))
+        before = sql.engine.lsn
+        await sql.until(lambda: sql.engine.lsn == before + 2)
+        assert not first.done()
+        assert not second.done()
+        sql.engine.durable.set()
+        await first
+        await second
+
+
+async def test_an_unknown_outcome_ends_the_session(sql: SqlServer) -> None:
+    connection = await sql.connect()
+    await connection.execute("create table t (a int)")
+    sql.engine.outcome_unknown = True
+    with pytest.raises(psycopg.OperationalError, match="outcome of this commit is unknown") as error:
+        await connection.execute("insert into t values (1)")
+    assert error.value.sqlstate == "08007"
+    assert connection.closed
+
+
+async def test_lock_timeout(sql: SqlServer) -> None:
+    async with await sql.connect() as one, await sql.connect() as two:
+        await one.execute("create table t (a int)")
+        await one.execute("begin")
+        await one.execute("insert into t values (1)")
+        await two.execute("set lock_timeout = '20ms'")
+        with pytest.raises(errors.LockNotAvailable):
+            await two.execute("insert into t values (2)")
+        await one.execute("commit")
+        await two.execute("insert into t values (2)")
+
+
+async def test_a_wait_for_the_lock_can_be_cancelled(sql: SqlServer) -> None:
+    async with await sql.connect() as one, await sql.connect() as two:
+        await one.execute("create table t (a int)")
+        await one.execute("begin")
+        await one.execute("insert into t values (1)")
+        await two.execute("set statement_timeout = '20ms'")
+        with pytest.raises(errors.QueryCanceled, match="statement timeout"):
+            await two.execute("insert into t values (2)")
+        await one.execute("commit")
+        assert await rows(one, "select a from t") == [(1,)]
+
+
+async def test_statement_timeout_in_a_block(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int)")
+        await connection.execute("begin")
+        await connection.execute("insert into t values (1)")
+        await connection.execute("set statement_timeout = '20ms'")
+        with pytest.raises(errors.QueryCanceled):
+            await connection.execute(ENDLESS)
+        await connection.execute("rollback")
+        assert await rows(connection, "show statement_timeout") == [("0",)]
+        assert await rows(connection, "select a from t") == []
+
+
+async def test_idle_in_a_transaction_for_too_long(sql: SqlServer) -> None:
+    connection = await sql.connect()
+    await connection.execute("set idle_in_transaction_session_timeout = '20ms'")
+    await connection.execute("begin")
+    await sql.until_no_sessions_but(0)
+    with pytest.raises(errors.IdleInTransactionSessionTimeout):
+        await connection.execute("select 1")
+
+
+# Simple query: several statements
+
+
+async def test_several_statements_are_one_transaction(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        with pytest.raises(errors.UniqueViolation):
+            await connection.execute(
+                "create table t (a int primary key); insert into t values (1); insert into t values (1)"
+            )
+        with pytest.raises(errors.UndefinedTable):
+            await connection.execute("select a from t")
+        cursor = await connection.execute(
+            "create table t (a int); insert into t values (1), (2); select a from t order by a; begin"
+        )
+        tags = [cursor.statusmessage]
+        while cursor.nextset():
+            tags.append(cursor.statusmessage)
+        assert tags == ["CREATE TABLE", "INSERT 0 2", "SELECT 2", "BEGIN"]
+        await connection.execute("insert into t values (3)")
+        await connection.execute("rollback")
+        with pytest.raises(errors.UndefinedTable):
+            await connection.execute("select a from t")
+
+
+async def test_nothing_is_a_statement_too(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        for text in ("", "  ;; ", "-- nothing"):
+            cursor = await connection.execute(text)
+            assert cursor.pgresult is not None
+            assert cursor.pgresult.status == psycopg.pq.ExecStatus.EMPTY_QUERY
+
+
+# Extended query
+
+
+async def test_prepared_statements_follow_the_schema(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int)")
+        await connection.execute("insert into t values (1)")
+        for _ in range(8):
+            assert await rows(connection, "select * from t where a = %s", 1, prepare=True) == [(1,)]
+        await connection.execute("alter table t add column b text default 'x'")
+        assert await rows(connection, "select * from t where a = %s", 1, prepare=True) == [(1, "x")]
+        await connection.execute("drop table t")
+        with pytest.raises(errors.UndefinedTable):
+            await rows(connection, "select * from t where a = %s", 1, prepare=True)
+
+
+async def test_a_pipeline_is_one_transaction(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int primary key)")
+        with pytest.raises(errors.UniqueViolation):
+            async with connection.pipeline():
+                for number in (1, 2, 1):
+                    await connection.execute("insert into t values (%s)", (number,))
+        assert await rows(connection, "select a from t") == []
+        async with connection.pipeline():
+            cursors = [await connection.execute("insert into t values (%s)", (each,)) for each in range(50)]
+        assert [cursor.statusmessage for cursor in cursors] == ["INSERT 0 1"] * 50
+        assert await rows(connection, "select count(*) from t") == [(50,)]
+
+
+async def test_returning(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (id integer primary key, a int)")
+        assert await rows(connection, "insert into t (a) values (%s), (%s) returning id, a", 7, 8) == [(1, 7), (2, 8)]
+        assert await rows(connection, "update t set a = a + 1 where a = %s returning a", 8) == [(9,)]
+        cursor = await connection.execute("delete from t where a > %s", (0,))
+        assert cursor.statusmessage == "DELETE 2"
+
+
+async def test_stream_and_large_results(sql: SqlServer) -> None:
+    numbers = "with recursive c(n) as (select 1 union all select n + 1 from c limit 5000) select n from c"
+    async with await sql.connect() as connection:
+        assert [row[0] for row in await rows(connection, numbers)] == list(range(1, 5001))
+        seen = 0
+        async for row in connection.cursor().stream(f"{numbers} where n > %s", (10,)):
+            seen += row[0]
+        assert seen == sum(range(11, 5001))
+
+
+async def test_errors_in_values(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int, b date)")
+        with pytest.raises(errors.InvalidTextRepresentation):
+            await connection.execute("insert into t (a) values (%s)", ("seven",))
+        with pytest.raises(psycopg.DataError):
+            await connection.execute("insert into t (b) values (%s)", ("yesterday?",))
+        assert await rows(connection, "select 1") == [(1,)]
+
+
+# COPY
+
+
+async def test_copy_in_and_out(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (id integer primary key, name text, ok boolean)")
+        async with connection.cursor().copy("copy t (id, name, ok) from stdin") as copy:
+            for number in range(1000):
+                await copy.write_row((number, None if number % 3 else f"n\t{number}", number % 2 == 0))
+        assert await rows(connection, "select count(*), count(name) from t") == [(1000, 334)]
+        seen = []
+        async with connection.cursor().copy("copy t to stdout") as copy:
+            copy.set_types(["int4", "text", "bool"])
+            async for row in copy.rows():
+                seen.append(row)
+        assert seen == [(n, None if n % 3 else f"n\t{n}", n % 2 == 0) for n in range(1000)]
+        out = b""
+        async with connection.cursor().copy("copy (select id, name from t where id < 4) to stdout csv header") as copy:
+            async for data in copy:
+                out += bytes(data)
+        assert out == b"id,name\n0,n\t0\n1,\n2,\n3,n\t3\n"
+
+
+@pytest.mark.parametrize(
+    ("why", "data", "error"),
+    [
+        ("too few fields", "1\n", errors.BadCopyFileFormat),
+        ("too many fields", "1\tx\ty\n", errors.BadCopyFileFormat),
+        ("no integer", "one\tx\n", errors.InvalidTextRepresentation),
+        ("duplicate", "1\tx\n1\ty\n", errors.UniqueViolation),
+    ],
+)
+async def test_a_failed_copy_leaves_nothing(sql: SqlServer, why: str, data: str, error: type[Exception]) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int primary key, b text)")
+        with pytest.raises(error):
+            async with connection.cursor().copy("copy t from stdin") as copy:
+                await copy.write("7\tseven\n")
+                await copy.write(data)
+        assert await rows(connection, "select * from t") == []
+
+
+async def test_a_copy_that_the_client_gives_up(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int)")
+        with pytest.raises(ZeroDivisionError):
+            async with connection.cursor().copy("copy t from stdin") as copy:
+                await copy.write("1\n")
+                raise ZeroDivisionError
+        assert await rows(connection, "select * from t") == []
+
+
+# Settings
+
+
+async def test_set_show_reset(sql: SqlServer) -> None:
+    async with await sql.connect("options='-c statement_timeout=7s' application_name=here") as connection:
+        assert await rows(connection, "show statement_timeout") == [("7s",)]
+        assert await rows(connection, "show application_name") == [("here",)]
+        await connection.execute("set statement_timeout to '1min'")
+        assert await rows(connection, "show statement_timeout") == [("1min",)]
+        await connection.execute("reset statement_timeout")
+        assert await rows(connection, "show statement_timeout") == [("7s",)]
+        await connection.execute("set application_name = 'there'")
+        assert connection.info.parameter_status("application_name") == "there"
+        await connection.execute("set timezone to 'Europe/Berlin'")
+        assert connection.info.parameter_status("TimeZone") == "Europe/Berlin"
+        await connection.execute("begin; set local work_mem = '1MB'")
+        assert await rows(connection, "show work_mem") == [("1MB",)]
+        await connection.execute("commit")
+        assert await rows(connection, "show work_mem") == [("4MB",)]
+        with pytest.raises(errors.UndefinedObject):
+            await connection.execute("show nonsense")
+        await connection.execute("discard all")
+        assert connection.info.parameter_status("application_name") == "here"
+
+
+async def test_isolation_through_psycopg(sql: SqlServer) -> None:
+    async with await sql.connect(autocommit=False) as connection:
+        await connection.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+        assert await rows(connection, "show transaction_isolation") == [("serializable",)]
+        await connection.commit()
+        await connection.set_read_only(True)
+        assert await rows(connection, "show transaction_read_only") == [("on",)]
+        await connection.rollback()
+
+
+async def test_target_session_attrs_finds_a_writer(sql: SqlServer) -> None:
+    async with await sql.connect("target_session_attrs=read-write") as connection:
+        assert await rows(connection, "select 1") == [(1,)]
