@@ -139,6 +139,8 @@ class Execution:
             wanted = min(left, BATCH_ROWS) if max_rows else BATCH_ROWS
             batch = await rows.fetch(wanted)
             if batch:
+                if len(batch[0]) != len(encoders):
+                    raise SessionError("0A000", "cached plan must not change result type")
                 self._channel.write(backend.data_rows(batch, encoders))
                 running.returned += len(batch)
             if len(batch) < wanted:

@@ -91,8 +91,8 @@ class ExtendedQueries:
         if not portal.prepared.statement.returns_rows:
             self._channel.write(backend.NO_DATA)
             return
-        told = await self._writer(portal)
-        self._channel.write(backend.row_description(told.fields))
+        portal.told = await self._writer(portal)
+        self._channel.write(backend.row_description(portal.told.fields))
 
     async def _writer(self, portal: Portal) -> Writer:
         """How the portal's rows are written. May have to run it, to see of which types its values are."""
@@ -122,7 +122,9 @@ class ExtendedQueries:
         assert running is not None
         if running.rows is not None and running.columns:
             before = running.returned
-            told = await self._execution.writer(running, portal.formats, portal.prepared.promised)
+            told = portal.told
+            if told is None:
+                told = await self._execution.writer(running, portal.formats, portal.prepared.promised)
             suspended = await self._execution.send_rows(running, told.encoders, message.max_rows)
             if suspended:
                 self._channel.write(backend.PORTAL_SUSPENDED)

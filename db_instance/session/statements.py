@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from db_instance.dialect import Catalog, Statement
 from db_instance.session.errors import SessionError
-from db_instance.session.results import Columns, Decode, decoder, spread_formats
+from db_instance.session.results import Columns, Decode, Writer, decoder, spread_formats
 from db_instance.session.rows import Rows
 
 PREPARED_MAX: Final = 10_000
@@ -86,6 +86,8 @@ class Portal:
     params: list[Any]
     formats: tuple[int, ...]
     running: Running | None = None
+    told: Writer | None = None
+    """What Describe said of the rows: Execute writes them so."""
     done: bool = False
 
 

@@ -113,7 +113,9 @@ class World:
             node.service = await start_node(name, ZONES[name], node.disk, host, process, self.dice)
         except (OSError, VolumeError, asyncio.CancelledError) as error:
             faults = node.disk.faults
-            if process.alive and not (faults.broken or faults.full):
+            if node.process is not process:
+                return  # it was killed while it started
+            if not (faults.broken or faults.full or isinstance(error, asyncio.CancelledError)):
                 raise
             # A process that cannot start ends; whoever watches over it starts it again later.
             self.trace.note("not_started", node=name, reason=repr(error))

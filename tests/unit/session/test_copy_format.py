@@ -12,7 +12,7 @@ TEXT = CopyOptions()
 CSV = CopyOptions(csv=True, delimiter=b",", null=b"")
 ODD_CSV = CopyOptions(csv=True, delimiter=b"|", null=b"NULL", quote=b"'", escape=b"\\")
 
-values = st.none() | st.text(alphabet='ab\\\t\n\r",|\'NULx.é\b\v', max_size=12).map(str.encode)
+values = st.none() | st.text(alphabet="ab\\\t\n\r\",|'NULx.é\b\v", max_size=12).map(str.encode)
 
 
 def read(options: CopyOptions, data: bytes, portion: int) -> list[Fields]:
@@ -33,7 +33,9 @@ def test_what_is_written_reads_back_in_any_portions(
     assert read(options, data, portion) == rows
 
 
-@given(st.lists(st.lists(st.text(alphabet='ab",\n', min_size=1, max_size=8), min_size=2, max_size=2), max_size=8))
+@given(
+    st.lists(st.lists(st.text(alphabet='ab",\n', min_size=1, max_size=8), min_size=2, max_size=2), max_size=8)
+)
 def test_csv_reads_what_python_writes(rows: list[list[str]]) -> None:
     out = io.StringIO()
     csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
@@ -65,7 +67,9 @@ def test_reading(why: str, options: CopyOptions, data: bytes, expected: list[Fie
 
 
 def test_header_is_skipped() -> None:
-    assert read(CopyOptions(csv=True, delimiter=b",", null=b"", header=True), b"a,b\n1,2\n", 3) == [[b"1", b"2"]]
+    assert read(CopyOptions(csv=True, delimiter=b",", null=b"", header=True), b"a,b\n1,2\n", 3) == [
+        [b"1", b"2"]
+    ]
 
 
 def test_unterminated_quotes_are_refused() -> None:

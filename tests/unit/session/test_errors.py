@@ -83,13 +83,9 @@ def test_our_errors(error: Exception, sqlstate: str, severity: str) -> None:
 
 
 def test_a_storage_error_under_sqlites_own() -> None:
-    try:
-        try:
-            raise PeerUnavailable("read page 7: s1 is gone")
-        except PeerUnavailable as inner:
-            raise apsw.IOError("disk I/O error") from inner
-    except apsw.IOError as error:
-        assert "read page 7" in report(error).message
+    error = apsw.IOError("disk I/O error")
+    error.__cause__ = PeerUnavailable("read page 7: s1 is gone")
+    assert "read page 7" in report(error).message
 
 
 def test_what_nobody_expected_is_a_bug() -> None:

@@ -323,7 +323,10 @@ async def test_a_pipeline_is_one_transaction(sql: SqlServer) -> None:
 async def test_returning(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (id integer primary key, a int)")
-        assert await rows(connection, "insert into t (a) values (%s), (%s) returning id, a", 7, 8) == [(1, 7), (2, 8)]
+        assert await rows(connection, "insert into t (a) values (%s), (%s) returning id, a", 7, 8) == [
+            (1, 7),
+            (2, 8),
+        ]
         assert await rows(connection, "update t set a = a + 1 where a = %s returning a", 8) == [(9,)]
         cursor = await connection.execute("delete from t where a > %s", (0,))
         assert cursor.statusmessage == "DELETE 2"
@@ -366,7 +369,9 @@ async def test_copy_in_and_out(sql: SqlServer) -> None:
                 seen.append(row)
         assert seen == [(n, None if n % 3 else f"n\t{n}", n % 2 == 0) for n in range(1000)]
         out = b""
-        async with connection.cursor().copy("copy (select id, name from t where id < 4) to stdout csv header") as copy:
+        async with connection.cursor().copy(
+            "copy (select id, name from t where id < 4) to stdout csv header"
+        ) as copy:
             async for data in copy:
                 out += bytes(data)
         assert out == b"id,name\n0,n\t0\n1,\n2,\n3,n\t3\n"
@@ -381,7 +386,9 @@ async def test_copy_in_and_out(sql: SqlServer) -> None:
         ("duplicate", "1\tx\n1\ty\n", errors.UniqueViolation),
     ],
 )
-async def test_a_failed_copy_leaves_nothing(sql: SqlServer, why: str, data: str, error: type[Exception]) -> None:
+async def test_a_failed_copy_leaves_nothing(
+    sql: SqlServer, why: str, data: str, error: type[Exception]
+) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (a int primary key, b text)")
         with pytest.raises(error):

@@ -1,0 +1,232 @@
+"""What a server does about clients that are wrong, slow, many, or gone."""
+
+import asyncio
+import random
+import struct
+
+import psycopg
+import pytest
+
+from db_instance.wire.postgres.server import ServerSettings
+from tests.fakes.sql_server import ENDLESS, SqlServer
+
+
+def startup(minor: int = 0, *words: bytes) -> bytes:
+    body = (
+        struct.pack(">HH", 3, minor) + b"".join(word + b"\0" for word in (words or (b"user", b"app"))) + b"\0"
+    )
+    return struct.pack(">I", len(body) + 4) + body
+
+
+def query(sql: str) -> bytes:
+    return b"Q" + struct.pack(">I", len(sql) + 5) + sql.encode() + b"\0"
+
+
+async def read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    head = await reader.readexactly(5)
+    return head[:1], await reader.readexactly(struct.unpack(">I", head[1:])[0] - 4)
+
+
+async def read_until(reader: asyncio.StreamReader, kind: bytes) -> list[tuple[bytes, bytes]]:
+    found = []
+    async with asyncio.timeout(10):
+        while not found or found[-1][0] != kind:
+            found.append(await read_message(reader))
+    return found
+
+
+def sqlstate(body: bytes) -> str:
+    return next(field[1:].decode() for field in body.split(b"\0") if field[:1] == b"C")
+
+
+async def introduced(sql: SqlServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await sql.raw()
+    writer.write(startup())
+    await read_until(reader, b"Z")
+    return reader, writer
+
+
+async def test_encryption_is_declined_and_the_session_begins(sql: SqlServer) -> None:
+    reader, writer = await sql.raw()
+    for code in (80877103, 80877104):
+        writer.write(struct.pack(">II", 8, code))
+        assert await reader.readexactly(1) == b"N"
+    writer.write(startup())
+    kinds = [kind for kind, _ in await read_until(reader, b"Z")]
+    assert kinds[0] == b"R"
+    assert b"K" in kinds
+    writer.close()
+
+
+async def test_a_newer_minor_version_is_negotiated_down(sql: SqlServer) -> None:
+    reader, writer = await sql.raw()
+    writer.write(startup(2, b"user", b"app", b"_pq_.wish", b"1"))
+    messages = await read_until(reader, b"Z")
+    assert messages[0] == (b"v", struct.pack(">ii", 0, 1) + b"_pq_.wish\0")
+    writer.close()
+
+
+async def test_pipelined_queries_are_answered_in_order(sql: SqlServer) -> None:
+    reader, writer = await introduced(sql)
+    count = 1000
+    writer.write(b"".join(query(f"select {number}") for number in range(count)))
+    for number in range(count):
+        rows = [body for kind, body in await read_until(reader, b"Z") if kind == b"D"]
+        assert rows == [b"\0\1" + struct.pack(">I", len(str(number))) + str(number).encode()]
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("why", "sent"),
+    [
+        ("random bytes", b"\x93\x11\x05\xfe" * 50),
+        ("oversized startup", b"\0\1\0\0" + b"x" * 100),
+        ("http", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("no user", startup(0, b"database", b"x")),
+        ("replication", startup(0, b"user", b"x", b"replication", b"database")),
+        ("unknown setting", startup(0, b"user", b"x", b"nonsense", b"1")),
+        ("startup options that are none", startup(0, b"user", b"x", b"options", b"what")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_bad_beginning_is_told_and_closed(sql: SqlServer, why: str, sent: bytes) -> None:
+    reader, writer = await sql.raw()
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    assert b"SFATAL\0" in answer
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("why", "sent"),
+    [
+        ("unknown kind", b"!\0\0\0\4"),
+        ("oversized", b"Q\x7f\xff\xff\xff"),
+        ("malformed bind", b"B\0\0\0\x08\0\0\0\0"),
+        ("function call", b"F\0\0\0\4"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_bad_message_ends_its_session_and_no_other(sql: SqlServer, why: str, sent: bytes) -> None:
+    other = await sql.connect()
+    reader, writer = await introduced(sql)
+    writer.write(query("begin; create table half(a int)"))
+    await read_until(reader, b"Z")
+    writer.write(sent)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    assert b"SFATAL\0" in answer
+    await sql.until_no_sessions_but(1)
+    assert await (await other.execute("select 1")).fetchone() == (1,)
+    await other.execute("create table half(a int)")
+    await other.close()
+
+
+async def test_random_bytes_after_the_beginning_harm_nobody_else(sql: SqlServer) -> None:
+    dice = random.Random(11)
+    other = await sql.connect()
+    for _ in range(60):
+        reader, writer = await introduced(sql)
+        kind = dice.choice(b"QPBDECSHdcfpFX!")
+        body = dice.randbytes(dice.randrange(40))
+        size = len(body) + 4 if dice.random() < 0.7 else dice.randrange(1 << 32)
+        writer.write(bytes([kind]) + struct.pack(">I", size) + body)
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            await reader.read()
+        writer.close()
+    assert await (await other.execute("select 1")).fetchone() == (1,)
+    await other.close()
+
+
+async def test_a_truncated_message_and_a_close_undo_the_transaction(sql: SqlServer) -> None:
+    other = await sql.connect()
+    await other.execute("create table t(a int)")
+    reader, writer = await introduced(sql)
+    writer.write(query("begin; insert into t values (1)"))
+    await read_until(reader, b"Z")
+    writer.write(query("insert into t values (2)")[:10])
+    writer.close()
+    await sql.until_no_sessions_but(1)
+    await other.execute("insert into t values (3)")
+    assert await (await other.execute("select a from t")).fetchall() == [(3,)]
+    await other.close()
+
+
+async def test_a_running_statement_is_cancelled(sql: SqlServer) -> None:
+    connection = await sql.connect()
+    running = asyncio.ensure_future(connection.execute(ENDLESS))
+    await sql.until_a_statement_is_long()
+    await connection.cancel_safe(timeout=5)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        await running
+    assert await (await connection.execute("select 1")).fetchone() == (1,)
+    await connection.close()
+
+
+async def test_a_cancel_with_the_wrong_key_does_nothing(sql: SqlServer) -> None:
+    connection = await sql.connect()
+    running = asyncio.ensure_future(connection.execute("select 1"))
+    _, writer = await sql.raw()
+    writer.write(struct.pack(">III", 16, 80877102, connection.info.backend_pid) + b"nope")
+    writer.close()
+    assert await (await running).fetchone() == (1,)
+    await connection.close()
+
+
+async def test_a_client_that_leaves_in_mid_statement_leaves_nothing(sql: SqlServer) -> None:
+    reader, writer = await introduced(sql)
+    writer.write(query(ENDLESS))
+    await sql.until_a_statement_is_long()
+    writer.close()
+    await sql.until_no_sessions_but(0)
+    assert sql.engine.leased == 0
+
+
+async def test_a_client_that_does_not_read_does_not_fill_the_memory(sql: SqlServer) -> None:
+    reader, writer = await introduced(sql)
+    endless = "with recursive c(n) as (select 1 union all select n + 1 from c) select n, printf('%.1000c', 'x') from c"
+    writer.write(query(endless))
+    other = await sql.connect()
+    for _ in range(200):
+        await other.execute("select 1")
+    [transport] = [each for each in sql.server._connections if each._room is not None]
+    assert transport._out_bytes < 4 * 1024 * 1024
+    writer.close()
+    await sql.until_no_sessions_but(1)
+    await other.close()
+
+
+async def test_stop_tells_the_clients(sql: SqlServer) -> None:
+    idle = await sql.connect()
+    reader, writer = await introduced(sql)
+    writer.write(query(ENDLESS))
+    await sql.until_a_statement_is_long()
+    await sql.server.stop()
+    assert sqlstate((await read_until(reader, b"E"))[-1][1]) == "57P01"
+    with pytest.raises(psycopg.OperationalError):
+        await idle.execute("select 1")
+    assert sql.server.sessions == 0
+
+
+class TestFew:
+    @pytest.fixture
+    def server_settings(self) -> ServerSettings:
+        return ServerSettings(max_connections=2, startup_timeout_s=0.1)
+
+    async def test_too_many_clients(self, sql: SqlServer) -> None:
+        first, second = await sql.connect(), await sql.connect()
+        with pytest.raises(psycopg.OperationalError, match="too many clients"):
+            await sql.connect()
+        await first.close()
+        await sql.until_no_sessions_but(1)
+        await (await sql.connect()).close()
+        await second.close()
+
+    async def test_who_says_nothing_is_dropped(self, sql: SqlServer) -> None:
+        reader, writer = await sql.raw()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert sqlstate(answer[5:]) == "08006"
+        writer.close()
