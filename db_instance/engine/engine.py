@@ -106,6 +106,8 @@ class Engine:
         self.pages = pages
         self.commits = 0
         self.statements = 0
+        self.leased = 0
+        """Connections in the hands of sessions."""
         self._settings = settings
         self._functions = list(functions)
         self._vfs = VolumeVfs(settings.name, pages, settings.spill_folder)
@@ -120,15 +122,15 @@ class Engine:
 
     async def lease(self) -> Lease:
         """A connection with no transaction on it."""
-        if self._idle:
-            return self._idle.pop()
-        lease = await parking.run(self._connect)
+        lease = self._idle.pop() if self._idle else await parking.run(self._connect)
         lease.generation = self._generation
+        self.leased += 1
         return lease
 
     def give_back(self, lease: Lease) -> None:
         assert not lease.connection.in_transaction
         assert not lease.holds_write_lock
+        self.leased -= 1
         lease.interrupted = False
         if lease.generation == self._generation and len(self._idle) < _IDLE_CONNECTIONS_MAX:
             self._idle.append(lease)
@@ -140,6 +142,7 @@ class Engine:
         lease.file.rolling_back = True
         lease.file.discard()
         lease.connection.close(True)
+        self.leased -= 1
         self._release(lease)
 
     def _connect(self) -> Lease:

@@ -1,3 +1,3 @@
-from tests.fakes.sql_server import server_settings, sql
+from tests.harness.sql_server import commit_timeout_s, server_settings, sql
 
-__all__ = ["server_settings", "sql"]
+__all__ = ["commit_timeout_s", "server_settings", "sql"]

@@ -3,9 +3,9 @@ from typing import Any
 
 import uvloop
 
-from tests.fakes.sql_server import server_settings, sql
+from tests.harness.sql_server import commit_timeout_s, server_settings, sql
 
-__all__ = ["server_settings", "sql"]
+__all__ = ["commit_timeout_s", "server_settings", "sql"]
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> Mapping[str, Callable[[], Any]]:

@@ -1,11 +1,11 @@
-"""psql and pgbench, unmodified, against a server over the plain engine."""
+"""psql and pgbench, unmodified, against a server over a small cluster."""
 
 import asyncio
 import shutil
 
 import pytest
 
-from tests.fakes.sql_server import SqlServer
+from tests.harness.sql_server import SqlServer
 
 PSQL = shutil.which("psql")
 PGBENCH = shutil.which("pgbench")

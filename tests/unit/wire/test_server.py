@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from db_instance.wire.postgres.server import ServerSettings
-from tests.fakes.sql_server import ENDLESS, SqlServer
+from tests.harness.sql_server import ENDLESS, SqlServer
 
 
 def startup(minor: int = 0, *words: bytes) -> bytes:

@@ -1,0 +1,135 @@
+"""The whole database in one process: real engine, driver and six storage nodes, for tests with sockets.
+
+Nothing of ours is replaced. The nodes stand on the simulated disks and the simulated network of
+tests/simulation, without their delays and on the test's own event loop, so that a test can cut or kill
+nodes in the middle of a statement and psycopg can talk to the rest over loopback.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from db_instance.config import InstanceConfig
+from db_instance.engine.engine import Engine
+from db_instance.instance import Instance
+from db_instance.volume_driver.driver import VolumeDriver
+from runtime.clock import RealClock
+from runtime.transport import Server
+from storage_node.node import StorageNode
+from storage_node.server import StorageService
+from tests.simulation import sim_control
+from tests.simulation.process import Process
+from tests.simulation.sim_control import SimControl
+from tests.simulation.sim_disk import SimDisk
+from tests.simulation.sim_transport import Network
+from volume.limits import MIB
+from volume.quorum import COPIES, WRITE_QUORUM
+
+ZONES: Final = {"s1": "az1", "s2": "az1", "s3": "az2", "s4": "az2", "s5": "az3", "s6": "az3"}
+
+_GROUP_BYTES: Final = 16 * MIB
+"""pgbench's tables fit one protection group; growth has tests of its own."""
+
+_ENOUGH_TO_STALL: Final = COPIES - WRITE_QUORUM + 1
+
+
+@dataclass(slots=True)
+class _Node:
+    service: StorageNode
+    server: Server
+
+
+class SmallCluster:
+    def __init__(self, folder: Path, commit_timeout_s: float) -> None:
+        self._folder = folder
+        self._commit_timeout_s = commit_timeout_s
+        self._dice = random.Random(1)
+        self._network = Network(self._dice)
+        self._network.faults.latency_s = (0.0, 0.0)
+        self._nodes: dict[str, _Node] = {}
+        self._instance: Instance | None = None
+        self._started = 0
+
+    async def start(self) -> None:
+        for name in ZONES:
+            await self._start_node(name)
+        host = self._network.host("control", Process("control"))
+        await SimControl(host, self._dice, list(ZONES.items()), _GROUP_BYTES).start()
+        await self.open()
+
+    async def stop(self) -> None:
+        await self.close()
+        for name in list(self._nodes):
+            await self.kill_node(name)
+        assert not self._network.bugs, self._network.bugs
+
+    async def open(self) -> Engine:
+        """An instance opens the volume; a new one each time."""
+        assert self._instance is None
+        self._started += 1
+        name = f"w{self._started}"
+        config = InstanceConfig(
+            id=name,
+            az="az1",
+            dir=self._folder,
+            control=sim_control.ADDRESS,
+            listen="",
+            sql="",
+            metrics="",
+            cache_mib=16,
+            commit_timeout_s=self._commit_timeout_s,
+            max_connections=100,
+        )
+        host = self._network.host(name, Process(name))
+        self._instance = Instance(config, host, RealClock(), self._dice)
+        return await self._instance.open()
+
+    async def close(self) -> None:
+        """The instance ends; the volume stays."""
+        if self._instance is not None:
+            await self._instance.close()
+            self._instance = None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._instance is not None and self._instance.engine is not None
+        return self._instance.engine
+
+    @property
+    def driver(self) -> VolumeDriver:
+        return self.engine.pages.driver
+
+    # Faults
+
+    def lose_the_write_quorum(self) -> None:
+        """The writer and three of the six no longer hear each other: no commit is acknowledged.
+
+        Gossip goes on, so what is in flight may well become durable: its outcome is unknown, not refused.
+        """
+        writer = f"w{self._started}"
+        for name in list(self._nodes)[:_ENOUGH_TO_STALL]:
+            self._network.cut(writer, name)
+            self._network.cut(name, writer)
+
+    def heal(self) -> None:
+        self._network.heal()
+
+    async def leave_only_enough_to_read(self) -> None:
+        for name in list(self._nodes)[:_ENOUGH_TO_STALL]:
+            await self.kill_node(name)
+
+    async def kill_node(self, name: str) -> None:
+        node = self._nodes.pop(name)
+        self._network.kill(name)
+        await node.service.stop()
+
+    async def _start_node(self, name: str) -> None:
+        disk = SimDisk(self._dice)
+        disk.faults.sync_s = (0.0, 0.0)
+        host = self._network.host(name, Process(name))
+        service = StorageNode(name, ZONES[name], disk, host, RealClock(), self._dice)
+        await service.open()
+        server = await host.serve(f"{name}:1", StorageService(service).handlers())
+        service.start()
+        self._nodes[name] = _Node(service, server)
