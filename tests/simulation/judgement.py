@@ -42,6 +42,8 @@ async def _serving_writer(world: World) -> Writer:
             await world.stop_writer(writer)
         if serving:
             return serving[0]
+        for writer in [writer for writer in world.writers if _is_outrun(world, writer)]:
+            await world.stop_writer(writer)
         if not world.writers:
             await world.start_writer()
         await asyncio.sleep(_POLL_S)
@@ -51,6 +53,12 @@ def _serves(world: World, writer: Writer) -> bool:
     driver = writer.instance.driver
     newest = driver is not None and driver.epoch == world.control.epoch
     return newest and writer.opened.is_set() and writer.instance.state == "ok"
+
+
+def _is_outrun(world: World, writer: Writer) -> bool:
+    """It serves in an epoch older than the last one granted, which only a repeated message was given."""
+    driver = writer.instance.driver
+    return driver is not None and writer.opened.is_set() and driver.epoch < world.control.epoch
 
 
 async def _compare_copies(world: World, driver: VolumeDriver) -> None:
