@@ -171,6 +171,51 @@ async def disk_breaks(m: Mischief) -> None:
     await m.restart([name], power_cut=m.dice.random() < 0.5)
 
 
+async def clock_jumps(m: Mischief) -> None:
+    """Some machine's wall clock is set, by a second or by a year; it stays so."""
+    clocks = [node.clock for node in m.world.nodes.values()] + [writer.clock for writer in m.world.writers]
+    m.dice.choice(clocks).jump(m.dice.choice([-1, 1]) * m.dice.choice([1.0, 3_600.0, 3e7]))
+
+
+async def bit_rots(m: Mischief) -> None:
+    """One bit in a log or layer file of a node: the same node in all of a run, stopped or running.
+
+    Only when all others hold what this node holds: a damaged copy is a lost copy, and what may go beside
+    it is for the other faults to find. A segment that finds its layers damaged says that it failed and
+    stays so for the rest of the run; damaged log is dropped and comes back from the peers.
+    """
+    name = m.world.rotten or m.some_node()
+    if not _all_others_hold_what_is_on(m.world, name):
+        return
+    m.world.rotten = name
+    stopped, power_cut = m.dice.random() < 0.5, m.dice.random() < 0.5
+    if stopped:
+        await m.world.stop_node(name, power_cut=power_cut)
+    disk = m.world.nodes[name].disk
+    files = [path for path in disk.paths() if path.endswith((".layer", ".log"))]
+    for path in m.dice.sample(files, min(len(files), m.dice.choice([1, 1, 3]))):
+        disk.flip_bit(path)
+        m.world.bits_flipped += 1
+        m.world.trace.note("bit_flipped", node=name, path=path)
+    if stopped and m.world.nodes[name].process is None:
+        await m.world.start_node(name)
+
+
+def _all_others_hold_what_is_on(world: World, name: str) -> bool:
+    services = {each: node.service for each, node in world.nodes.items() if node.process is not None}
+    damaged = services.pop(name, None)
+    others = [service for service in services.values() if service is not None]
+    if damaged is None or len(others) < len(ZONES) - 1:
+        return False
+    return all(
+        key in other.segments
+        and other.segments[key].failed is None
+        and other.segments[key].chain.durable_scl >= segment.chain.scl
+        for key, segment in damaged.segments.items()
+        for other in others
+    )
+
+
 FAULTS: Final[list[tuple[Fault, float]]] = [
     (node_dies, 3),
     (node_loses_power, 4),
@@ -184,4 +229,6 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (disk_is_slow, 2),
     (disk_is_full, 1),
     (disk_breaks, 1),
+    (clock_jumps, 1),
+    (bit_rots, 3),
 ]

@@ -31,12 +31,12 @@ def use_small_limits() -> None:
 
 
 async def start_node(
-    name: str, az: str, disk: SimDisk, host: Host, process: Process, dice: random.Random
+    name: str, az: str, disk: SimDisk, host: Host, process: Process, clock: SimClock, dice: random.Random
 ) -> StorageNode:
     """As storage_node/__main__.py does it."""
 
     async def serve() -> StorageNode:
-        node = StorageNode(name, az, disk, host, SimClock(), dice)
+        node = StorageNode(name, az, disk, host, clock, dice)
         await node.open()
         await host.serve(f"{name}:1", StorageService(node).handlers())
         node.start()

@@ -28,6 +28,7 @@ class Outcome:
     """Of everything that happened, in order: equal digests, equal runs."""
     seconds: float
     faults: int
+    acknowledged_amid_faults: int
     acknowledged: int
     in_doubt: int
     reads: int
@@ -36,6 +37,15 @@ class Outcome:
     groups: int
     pages_compared: int
     messages: int
+    bits_flipped: int
+    damage_told: int
+    """How often a service, or at the end a copy, said that it had found a damaged place."""
+
+    def check_something_happened(self) -> None:
+        """A run that tried nothing has shown nothing."""
+        assert self.faults, "no fault was tried"
+        assert self.acknowledged_amid_faults, "nothing was acknowledged before the faults were over"
+        assert self.checked_lsns and self.pages_compared, "nothing was compared"
 
 
 def simulate(seed: int, *, echo: bool = False, seconds: float = 8.0) -> Outcome:
@@ -58,6 +68,7 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
     await world.start_writer()
     await asyncio.sleep(1.0)
     await _unless_broken(world, mischief.run(seconds))
+    amid_faults = len(world.ledger.acknowledged)
     await mischief.mend_all()
     try:
         async with asyncio.timeout(QUIET_S):
@@ -72,6 +83,7 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
         trace.digest,
         asyncio.get_running_loop().time(),
         mischief.count,
+        amid_faults,
         len(world.ledger.acknowledged),
         len(world.ledger.in_doubt),
         world.bank.reads,
@@ -80,7 +92,10 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
         len(world.control.groups),
         world.pages_compared,
         world.network.messages,
+        world.bits_flipped,
+        world.refused_reads + trace.logged["error:hot_log.damaged"],
     )
+    outcome.check_something_happened()
     trace.note("end", outcome=outcome, created=asyncio.get_running_loop().created)  # type: ignore[attr-defined]
     return outcome
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -11,6 +12,8 @@ import structlog
 class Trace:
     def __init__(self, *, echo: bool = False) -> None:
         self.events = 0
+        self.logged: Counter[str] = Counter()
+        """How often the services logged what, by level and name."""
         self.bugs: list[str] = []
         """Events that no run may have."""
         self._digest = hashlib.sha256()
@@ -40,6 +43,7 @@ class Trace:
         error = event.pop("exc_info", None)
         if name == "rpc.bug" or isinstance(error, BaseException):
             self.bugs.append(f"{name}: {error!r}")
+        self.logged[f"{level}:{name}"] += 1
         self.note(f"{level}:{name}", **event)
         raise structlog.DropEvent
 

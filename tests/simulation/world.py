@@ -31,6 +31,7 @@ class Node:
 
     name: str
     disk: SimDisk
+    clock: SimClock = field(default_factory=SimClock)
     process: Process | None = None
     service: StorageNode | None = None
 
@@ -40,6 +41,7 @@ class Writer:
     name: str
     process: Process
     instance: Instance
+    clock: SimClock
     engine: Engine | None = None
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     clients: list[asyncio.Task[None]] = field(default_factory=list)
@@ -65,6 +67,11 @@ class World:
         self.openings = 0
         self.checked_lsns = 0
         self.pages_compared = 0
+        self.bits_flipped = 0
+        self.rotten: str | None = None
+        """The one node on whose disk bits rot in this run. It may refuse, but never serve what is wrong."""
+        self.refused_reads = 0
+        """Copies that the rotten node said were damaged, at the end."""
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Somebody met what no run may have."""
         self._checked: dict[int, Lsn] = {}
@@ -110,16 +117,22 @@ class World:
         self.trace.note("start", node=name)
         process = node.process
         try:
-            node.service = await start_node(name, ZONES[name], node.disk, host, process, self.dice)
+            node.service = await start_node(
+                name, ZONES[name], node.disk, host, process, node.clock, self.dice
+            )
         except (OSError, VolumeError, asyncio.CancelledError) as error:
             faults = node.disk.faults
             if node.process is not process:
                 return  # it was killed while it started
-            if not (faults.broken or faults.full or isinstance(error, asyncio.CancelledError)):
+            rotten = name == self.rotten and isinstance(error, VolumeError)
+            if not (faults.broken or faults.full or rotten or isinstance(error, asyncio.CancelledError)):
                 raise
             # A process that cannot start ends; whoever watches over it starts it again later.
             self.trace.note("not_started", node=name, reason=repr(error))
             await self.stop_node(name, power_cut=False)
+        else:
+            for task in node.service._tasks:
+                task.add_done_callback(lambda task: self._on_ended(task) if process.alive else None)
 
     async def stop_node(self, name: str, *, power_cut: bool) -> None:
         node = self.nodes[name]
@@ -151,8 +164,9 @@ class World:
             commit_timeout_s=self.dice.choice([3.0, 30.0]),
             max_connections=10,
         )
-        instance = Instance(config, self.network.host(name, process), SimClock(), self.dice)
-        writer = Writer(name, process, instance)
+        clock = SimClock()
+        instance = Instance(config, self.network.host(name, process), clock, self.dice)
+        writer = Writer(name, process, instance, clock)
         self.writers.append(writer)
         self.trace.note("start", writer=name)
         writer.task = process.spawn(lambda: self._live(writer))
