@@ -1,19 +1,23 @@
 """Transport over gRPC: our own bytes in and out, one long-lived channel a peer.
 
+Streams go over sockets of their own (socket_stream.py), whose port is asked for by gRPC: a message costs gRPC
+in Python about four times what it costs there.
+
 A handler's VolumeError ends the call with the status UNKNOWN and the details "ClassName: message"; the
 caller raises the same class again. Everything unexpected becomes Internal, and is logged where it happened.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from proto import runtime_pb2
 from runtime.events import get_logger
-from runtime.transport import Handlers, Stream, StreamHandler, Unary
+from runtime.socket_stream import StreamServer, connect
+from runtime.transport import Handlers, Stream, Unary
 from volume.errors import (
     DeadlineExceeded,
     Internal,
@@ -22,9 +26,11 @@ from volume.errors import (
     VolumeError,
     error_by_name,
 )
-from volume.limits import MESSAGE_BYTES_MAX
+from volume.limits import CONNECT_TIMEOUT_S, MESSAGE_BYTES_MAX
 
 events = get_logger("runtime.grpc")
+
+_LOCATE: Final = "/sixfold.runtime.Streams/Locate"
 
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -76,53 +82,6 @@ def _status(error: Exception, method: str) -> str:
     return f"Internal: {method}: {type(error).__name__}, see the log of the one who answered"
 
 
-class _ClientStream:
-    def __init__(self, call: Any, doing: str) -> None:
-        self._call = call
-        self._doing = doing
-
-    async def send(self, message: bytes) -> None:
-        try:
-            await self._call.write(message)
-        except grpc.aio.AioRpcError as error:
-            raise _volume_error(error, self._doing) from None
-        except asyncio.InvalidStateError:
-            raise PeerUnavailable(f"{self._doing}: the stream has ended") from None
-
-    async def receive(self) -> bytes | None:
-        try:
-            message = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise _volume_error(error, self._doing) from None
-        except asyncio.InvalidStateError:
-            raise PeerUnavailable(f"{self._doing}: the stream has ended") from None
-        return None if message is grpc.aio.EOF else message
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
-class _ServerStream:
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    async def send(self, message: bytes) -> None:
-        try:
-            await self._context.write(message)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError):
-            raise PeerUnavailable("answer on a stream: the peer is gone") from None
-
-    async def receive(self) -> bytes | None:
-        try:
-            message = await self._context.read()
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError):
-            raise PeerUnavailable("read from a stream: the peer is gone") from None
-        return None if message is grpc.aio.EOF else message
-
-    def cancel(self) -> None:
-        self._context.cancel()
-
-
 def _unary(method: str, handler: Unary) -> Any:
     async def answer(request: bytes, context: Any) -> bytes:
         try:
@@ -134,31 +93,34 @@ def _unary(method: str, handler: Unary) -> Any:
     return grpc.unary_unary_rpc_method_handler(answer)
 
 
-def _streaming(method: str, handler: StreamHandler) -> Any:
-    async def answer(_requests: Any, context: Any) -> None:
-        try:
-            await handler(_ServerStream(context))
-        except Exception as error:
-            await context.abort(grpc.StatusCode.UNKNOWN, _status(error, method))
+def _locating(port: int) -> Unary:
+    async def locate(_request: bytes) -> bytes:
+        return runtime_pb2.LocateReply(port=port).SerializeToString()
 
-    return grpc.stream_stream_rpc_method_handler(answer)
+    return locate
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
 
 
 class _Table(grpc.GenericRpcHandler):
-    def __init__(self, handlers: Handlers) -> None:
-        self._methods = {name: _unary(name, handler) for name, handler in handlers.unary.items()}
-        self._methods |= {name: _streaming(name, handler) for name, handler in handlers.stream.items()}
+    def __init__(self, handlers: Mapping[str, Unary]) -> None:
+        self._methods = {name: _unary(name, handler) for name, handler in handlers.items()}
 
     def service(self, handler_call_details: Any) -> Any:
         return self._methods.get(handler_call_details.method)
 
 
 class GrpcServer:
-    def __init__(self, server: Any, address: str) -> None:
+    def __init__(self, server: Any, address: str, streams: StreamServer | None) -> None:
         self._server = server
+        self._streams = streams
         self.address = address
 
     async def stop(self, grace_s: float = 1.0) -> None:
+        if self._streams is not None:
+            await self._streams.stop()
         await self._server.stop(grace_s)
 
 
@@ -183,13 +145,23 @@ class GrpcTransport:
             raise _volume_error(error, f"{method} at {address}") from None
 
     def open_stream(self, address: str, method: str) -> Stream:
-        call = self._channel(address).stream_stream(method)()
-        return _ClientStream(call, f"{method} at {address}")
+        return connect(self._locate_streams(address), method, f"{method} at {address}")
+
+    async def _locate_streams(self, address: str) -> tuple[str, int]:
+        request = runtime_pb2.LocateRequest().SerializeToString()
+        reply = await self.call(address, _LOCATE, request, timeout_s=CONNECT_TIMEOUT_S)
+        return _host(address), runtime_pb2.LocateReply.FromString(reply).port
 
     async def serve(self, address: str, handlers: Handlers) -> GrpcServer:
         """Raises OSError if the address is in use."""
+        unary = dict(handlers.unary)
+        streams = None
+        if handlers.stream:
+            streams = StreamServer(handlers.stream)
+            await streams.start(_host(address))
+            unary[_LOCATE] = _locating(streams.port)
         server = grpc.aio.server(options=_SERVER_OPTIONS)
-        server.add_generic_rpc_handlers((_Table(handlers),))
+        server.add_generic_rpc_handlers((_Table(unary),))
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -197,7 +169,7 @@ class GrpcTransport:
         if port == 0:
             raise OSError(f"listen at {address}: address in use")
         await server.start()
-        return GrpcServer(server, f"{address.rsplit(':', 1)[0]}:{port}")
+        return GrpcServer(server, f"{_host(address)}:{port}", streams)
 
     async def close(self) -> None:
         for channel in self._channels.values():

@@ -9,13 +9,14 @@ changed under one lock, so that its versions on disk follow each other.
 import asyncio
 import json
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from runtime.disk import Disk
 from runtime.events import get_logger
 from storage_node.layers.compaction import ImageWriting, Plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap
-from storage_node.segment.chain import Chain, Report, decode_all, report
+from storage_node.segment.chain import Chain, Report, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
 from volume.errors import CorruptRecord, LsnCollected, NotYetComplete, SegmentFailed, UnknownFormat
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
@@ -148,10 +149,7 @@ class SegmentStore:
         """The tail above the known VDL. Everything in memory is taken to be synced."""
         vdl = self.chain.known_vdl
         frames = [*self._flushing.frames, *self.memory.frames, *self.chain.held_frames]
-        found = {lsn: (lsn, previous, cpl) for lsn, previous, cpl in decode_all(frames)}
-        for record in self.layers.records_after(vdl):
-            found[record.lsn] = (record.lsn, record.group_prev_lsn, record.is_cpl)
-        return report([found[lsn] for lsn in sorted(found)], self.chain.scl, vdl)
+        return report(chain(self.layers.keys_after(vdl), keys_in(frames)), self.chain.scl, vdl)
 
     async def install(self, timeline: Timeline, vdl: Lsn) -> None:
         """Adopt a newer timeline, durably. One that is not newer changes nothing."""
@@ -170,12 +168,10 @@ class SegmentStore:
         if timeline.counts(scl):
             return scl
         limit = next(after for after, up_to in timeline.annulled if after < scl <= up_to)
-        held = [lsn for lsn, _, _ in decode_all([*self._flushing.frames, *self.memory.frames])]
-        in_deltas = [record.lsn for record in self.layers.records_after(LSN_ZERO)]
-        ends = [info.lsn_to for info in self.layers.layers]
+        held = keys_in([*self._flushing.frames, *self.memory.frames])
         # Below the limit there may be older ranges that do not count either.
-        found = (lsn for lsn in (*held, *in_deltas, *ends) if lsn <= limit and timeline.counts(lsn))
-        return max(found, default=LSN_ZERO)
+        counted = (key.lsn for key in held if key.lsn <= limit and timeline.counts(key.lsn))
+        return max(counted, default=self.layers.last_counted(limit, timeline))
 
     # Reading
 

@@ -61,6 +61,18 @@ class RedoRecord(NamedTuple):
         return micros, pages
 
 
+class RecordKey(NamedTuple):
+    """What recovery needs to know of a record."""
+
+    lsn: Lsn
+    group_prev_lsn: Lsn
+    is_cpl: bool
+
+
+def key_of(record: RedoRecord) -> RecordKey:
+    return RecordKey(record.lsn, record.group_prev_lsn, record.is_cpl)
+
+
 def encode_record(record: RedoRecord) -> bytes:
     """The record's bytes as in the table."""
     payload = record.payload

@@ -39,6 +39,8 @@ class Pages:
         self.cache = cache
         self.broken: asyncio.Future[VolumeBroken] = asyncio.get_running_loop().create_future()
         self._clock = clock
+        self._page_count = 0
+        """Highest size of the volume seen so far, in pages: reading ahead ends there."""
         self._pinned: dict[Lsn, int] = {}
         self._flights: dict[PageNumber, asyncio.Future[None]] = {}
         self.attach(driver)
@@ -47,6 +49,7 @@ class Pages:
         """Work on this driver's volume from now on; what was cached of an earlier one is forgotten."""
         self.driver = driver
         self.newest = driver.vdl
+        self._page_count = 0
         self.cache.clear()
         self.cache.vdl = driver.vdl
         driver.lowest_read_point = self.lowest_read_point
@@ -86,7 +89,9 @@ class Pages:
     def page_count(self, read_point: Lsn) -> int:
         if min(read_point, self.newest) == 0:
             return 0
-        return page_count(self.read(HEADER_PAGE, read_point))
+        count = page_count(self.read(HEADER_PAGE, read_point))
+        self._page_count = max(self._page_count, count)
+        return count
 
     async def fetch(self, page: PageNumber, read_point: Lsn, ahead: int = 0) -> Version:
         """Read the page from storage, and up to `ahead` pages after it with it."""
@@ -124,11 +129,9 @@ class Pages:
     def _worth_fetching(self, page: PageNumber, ahead: int) -> list[PageNumber]:
         if not ahead:
             return []
-        header = self.cache.newest(HEADER_PAGE)
-        last = page_count(header.data) if header is not None else page
         pages_per_group = self.driver.pages_per_group
         group_end = (page - 1) // pages_per_group * pages_per_group + pages_per_group
-        last = min(last, group_end, page + min(ahead, READ_PAGES_MAX - 1))
+        last = min(self._page_count, group_end, page + min(ahead, READ_PAGES_MAX - 1))
         return [
             PageNumber(number)
             for number in range(page + 1, last + 1)

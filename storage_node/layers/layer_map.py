@@ -21,7 +21,7 @@ from volume.errors import CorruptPage, VolumeError
 from volume.ids import LSN_ZERO, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
 from volume.page import ZERO_PAGE
-from volume.redo_record import RedoRecord, apply_record, encode_record, iter_records
+from volume.redo_record import RecordKey, RedoRecord, apply_record, encode_record, iter_records, key_of
 from volume.timeline import Timeline
 
 _KIND_NAMES: Final = {KIND_DELTA: "delta", KIND_IMAGE: "image"}
@@ -188,14 +188,22 @@ class LayerMap:
         found = [record for entry in reader.entries() for record in iter_records(reader.blob(entry))]
         return sorted(found, key=attrgetter("lsn"))
 
-    def records_after(self, lsn: Lsn) -> list[RedoRecord]:
-        """The records above `lsn` that delta layers hold, ascending."""
-        return [
-            record
-            for info in self.log_layers_after(lsn)
-            for record in self.records_of(info.name)
-            if record.lsn > lsn
-        ]
+    def keys_after(self, lsn: Lsn) -> Iterator[RecordKey]:
+        """What the delta layers hold above `lsn`, ascending; one layer in memory at a time."""
+        for info in self.log_layers_after(lsn):
+            yield from (key_of(record) for record in self.records_of(info.name) if record.lsn > lsn)
+
+    def last_counted(self, limit: Lsn, timeline: Timeline) -> Lsn:
+        """The last LSN at or below `limit` that is in a layer and counts; 0 if there is none."""
+        for info in self.layers:
+            if info.lsn_to <= limit and timeline.counts(info.lsn_to):
+                return info.lsn_to
+            if info.kind == "delta" and info.lsn_from < limit:
+                found = (record.lsn for record in self.records_of(info.name) if record.lsn <= limit)
+                last = max(filter(timeline.counts, found), default=LSN_ZERO)
+                if last:
+                    return last
+        return LSN_ZERO
 
     def log_layers_after(self, lsn: Lsn) -> Iterator[LayerInfo]:
         """Delta layers that hold records above `lsn`, oldest first."""

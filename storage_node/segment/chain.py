@@ -8,12 +8,14 @@ Invariants:  durable_scl <= scl;  each held frame begins above scl;  nothing tak
 """
 
 from bisect import insort
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from volume.errors import StaleEpoch, StaleTimeline
 from volume.ids import LSN_ZERO, Epoch, Lsn
 from volume.limits import WAITING_BYTES_MAX
 from volume.log_batch import FrameHeader, clip_frame, frame_records, read_header
+from volume.redo_record import RecordKey, key_of
 from volume.timeline import EMPTY_TIMELINE, Timeline
 
 
@@ -162,26 +164,27 @@ class Report(NamedTuple):
     chain_base: Lsn
 
 
-def report(records: "list[tuple[Lsn, Lsn, bool]]", scl: Lsn, known_vdl: Lsn) -> Report:
-    """From (lsn, group_prev_lsn, is_cpl) of what is held above known_vdl, ascending, to runs and CPLs."""
+def report(keys: Iterable[RecordKey], scl: Lsn, known_vdl: Lsn) -> Report:
+    """From what is held, ascending (a record may come twice), to runs and CPLs above known_vdl."""
     runs: list[tuple[Lsn, Lsn]] = []
-    cpls = []
+    cpls: list[Lsn] = []
     chain_base = scl
-    for lsn, previous, is_cpl in records:
+    for lsn, previous, is_cpl in keys:
         if lsn <= known_vdl:
             continue
         if lsn <= scl and chain_base >= lsn:
             chain_base = previous
+        if runs and lsn <= runs[-1][1]:
+            continue
         if runs and runs[-1][1] == lsn - 1:
             runs[-1] = (runs[-1][0], lsn)
-        elif not runs or lsn > runs[-1][1]:
+        else:
             runs.append((lsn, lsn))
         if is_cpl:
             cpls.append(lsn)
     return Report(runs, cpls, chain_base)
 
 
-def decode_all(frames: list[bytes]) -> "list[tuple[Lsn, Lsn, bool]]":
-    """(lsn, group_prev_lsn, is_cpl) of every record in the frames, ascending and without repeats."""
-    found = {record.lsn: record for frame in frames for record in frame_records(frame)}
-    return [(lsn, found[lsn].group_prev_lsn, found[lsn].is_cpl) for lsn in sorted(found)]
+def keys_in(frames: Iterable[bytes]) -> list[RecordKey]:
+    """Of every record in the frames, ascending and without repeats."""
+    return sorted({key_of(record) for frame in frames for record in frame_records(frame)})
