@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := volume runtime storage_node db_instance control_plane sixfold
+PACKAGES := volume runtime storage_node db_instance control_plane sixfold bench
 SEED ?=
+ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long bench clean
+.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long bench bench-peer bench-volume clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -52,8 +53,18 @@ sim: $(VENV)/ready         ## one simulation seed again: make sim SEED=4711
 sim-long: $(VENV)/ready    ## new simulation seeds until stopped
 	@$(BIN)/python -m tests.simulation --forever
 
-bench: $(VENV)/ready       ## this database and PostgreSQL, same work, one run
-	@$(BIN)/python -m bench.run
+bench: $(VENV)/bench-ready bench-peer   ## this database and PostgreSQL, same work, one run: make bench ARGS=--quick
+	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-volume: $(VENV)/ready   ## this database at 10 MB, 1 GB, 5 GB: make bench-volume ARGS="--sizes 50MB"
+	@$(BIN)/python -m bench.volume $(ARGS)
+
+bench-peer:      ## install PostgreSQL 15 for `make bench`, if it is missing (as root)
+	@bench/install-peer.sh
+
+$(VENV)/bench-ready: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' && touch $@ || \
+	  echo "matplotlib could not be installed: there will be no plot"
 
 clean: down      ## stop the cluster; remove what was built, keep .sixfold
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
