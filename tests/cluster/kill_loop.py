@@ -24,7 +24,13 @@ def play_round(cluster: Cluster, ledger: Ledger, dice: random.Random) -> Verdict
     """Load, death, resurrection, judgement."""
     before = len(ledger.acknowledged)
     clients = run_clients(ledger, dice, _CLIENTS)
-    cluster.until(lambda: len(ledger.acknowledged) >= before + _ACKNOWLEDGED_MIN)
+
+    def under_load() -> bool:
+        for client in clients:
+            client.check()
+        return len(ledger.acknowledged) >= before + _ACKNOWLEDGED_MIN
+
+    cluster.until(under_load)
     pids = cluster.pids()
     time.sleep(dice.uniform(*_LOAD_S))
     cluster.kill_everything(pids)

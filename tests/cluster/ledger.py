@@ -103,15 +103,19 @@ class Client(threading.Thread):
         self._ledger = ledger
         self._dice = dice
         self._stopping = threading.Event()
-        self.unexpected: Exception | None = None
+        self._unexpected: Exception | None = None
         self.start()
+
+    def check(self) -> None:
+        """Raises what ended it, unless that was the end of the server."""
+        if self._unexpected is not None:
+            raise self._unexpected
 
     def stop(self) -> None:
         self._stopping.set()
         self.join(30)
         assert not self.is_alive(), "a client waits for an answer that does not come"
-        if self.unexpected is not None:
-            raise self.unexpected
+        self.check()
 
     def run(self) -> None:
         try:
@@ -122,7 +126,7 @@ class Client(threading.Thread):
         except psycopg.OperationalError:
             return  # the server is gone
         except Exception as error:
-            self.unexpected = error
+            self._unexpected = error
 
     def _transfer(self, connection: psycopg.Connection[Any]) -> None:
         ledger, dice = self._ledger, self._dice

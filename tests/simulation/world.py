@@ -19,7 +19,7 @@ from tests.simulation.sim_control import SimControl
 from tests.simulation.sim_disk import SimDisk
 from tests.simulation.sim_transport import Network
 from tests.simulation.trace import Trace
-from volume.errors import VolumeError
+from volume.errors import StaleEpoch, VolumeError
 from volume.ids import Lsn
 
 ZONES = {"s1": "az1", "s2": "az1", "s3": "az2", "s4": "az2", "s5": "az3", "s6": "az3"}
@@ -175,7 +175,11 @@ class World:
 
     async def _live(self, writer: Writer) -> None:
         """A writer's life: open, check what is there, serve clients until fenced or killed."""
-        engine = await writer.instance.open()
+        try:
+            engine = await writer.instance.open()
+        except StaleEpoch as error:
+            self.trace.note("ended", writer=writer.name, reason=error)
+            return
         before = set(self.ledger.in_doubt)
         serving = asyncio.create_task(writer.instance.serve(asyncio.Event()))
         while not serving.done():
