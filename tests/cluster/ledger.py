@@ -7,6 +7,7 @@ has looked.
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -19,6 +20,7 @@ Connect = Callable[[], psycopg.Connection[Any]]
 ACCOUNTS: Final = 20
 BALANCE: Final = 1_000
 _ROLLED_BACK: Final = 0.1
+_READ_ONLY_PAUSE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,12 @@ class Client(threading.Thread):
             with self._ledger.connect() as connection:
                 connection.autocommit = False
                 while not self._stopping.is_set():
-                    self._transfer(connection)
+                    try:
+                        self._transfer(connection)
+                    except psycopg.errors.ReadOnlySqlTransaction:
+                        # Three nodes of six were there when the volume was opened; the others come.
+                        connection.rollback()
+                        time.sleep(_READ_ONLY_PAUSE_S)
         except psycopg.OperationalError:
             return  # the server is gone
         except Exception as error:
