@@ -7,6 +7,7 @@ greenlets (parking.py) on the event loop's own thread; they wait inside SQLite w
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import apsw
@@ -27,6 +28,11 @@ _STEPS_BETWEEN_LOOKS: Final = 4000
 
 _IDLE_CONNECTIONS_MAX: Final = 64
 _STATEMENTS_CACHED: Final = 200
+
+BATCH_ROWS: Final = 256
+"""Rows taken from SQLite at a time, so that a large result never is in memory as a whole."""
+
+Row = tuple[Any, ...]
 
 SqlFunction = tuple[str, int, Callable[..., Any], bool]
 """Name, number of arguments (-1: any), what to call, whether equal arguments give equal results."""
@@ -64,38 +70,49 @@ class Lease:
 
 
 class Cursor:
-    """A running statement: its columns, and its rows as they are asked for."""
+    """A running statement: its columns, and its rows as they are asked for.
 
-    def __init__(self, lease: Lease, cursor: apsw.Cursor, changes_before: int) -> None:
-        self._lease = lease
-        self._cursor = cursor
-        self._changes_before = changes_before
+    It holds its snapshot until it is closed or its rows are at an end; short results are at their end
+    when the statement has started.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._cursor = lease.connection.cursor()
+        self._connection = lease.connection
+        self._taken: list[Row] = []
         self.columns: list[tuple[str, str | None]] = []
+        """Name and declared type (None for an expression); empty if they were not asked for."""
+        self.at_end = False
+        """Nothing is left in SQLite; what was taken already may still be fetched."""
+        self.rows_affected = 0
 
-    def _start(self, sql: str, params: Sequence[Any]) -> None:
-        self._cursor.execute(sql, params)
-        try:
-            self.columns = [(name, decltype) for name, decltype in self._cursor.get_description()]
-        except apsw.ExecutionCompleteError:
-            self.columns = []
+    def _start(self, sql: str, params: Sequence[Any], describe: bool) -> None:
+        cursor = self._cursor
+        cursor.execute(sql, params)
+        if describe:
+            try:
+                self.columns = [(name, decltype) for name, decltype in cursor.get_description()]
+            except apsw.ExecutionCompleteError:
+                pass  # no rows: the columns are not known any more
+        self._taken = self._take(BATCH_ROWS)
 
-    @property
-    def rows_affected(self) -> int:
-        return self._lease.connection.total_changes() - self._changes_before
-
-    async def fetch(self, count: int = 0) -> list[tuple[Any, ...]]:
-        """The next `count` rows, or all that are left; fewer at the end."""
-        return await parking.run(self._take, count)
-
-    def _take(self, count: int) -> list[tuple[Any, ...]]:
-        if count <= 0:
-            return self._cursor.fetchall()
-        rows = []
-        for row in self._cursor:
-            rows.append(row)
-            if len(rows) == count:
-                break
+    def _take(self, count: int) -> list[Row]:
+        rows: list[Row] = list(islice(self._cursor, count))
+        if len(rows) < count:
+            self.at_end = True
+            self.rows_affected = self._connection.changes()
         return rows
+
+    async def fetch(self, count: int) -> list[Row]:
+        """The next `count` rows; fewer at the end."""
+        taken = self._taken
+        if len(taken) > count:
+            self._taken = taken[count:]
+            return taken[:count]
+        self._taken = []
+        if len(taken) < count and not self.at_end:
+            taken += await parking.run(self._take, count - len(taken))
+        return taken
 
     def close(self) -> None:
         self._cursor.close(True)
@@ -173,11 +190,13 @@ class Engine:
 
     # Statements
 
-    async def execute(self, lease: Lease, sql: str, params: Sequence[Any] = ()) -> Cursor:
+    async def execute(
+        self, lease: Lease, sql: str, params: Sequence[Any] = (), *, describe: bool = True
+    ) -> Cursor:
         """Start one statement; a statement without rows has run when this returns."""
         self.statements += 1
-        cursor = Cursor(lease, lease.connection.cursor(), lease.connection.total_changes())
-        await parking.run(cursor._start, sql, params)
+        cursor = Cursor(lease)
+        await parking.run(cursor._start, sql, params, describe)
         return cursor
 
     async def rows(self, lease: Lease, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -1,18 +1,50 @@
 """Statements in greenlets: SQLite's callbacks are plain calls, and may wait all the same.
 
-`run` starts a function in a greenlet of its own. Somewhere below it, inside SQLite, a callback calls
-`park` with an awaitable: the greenlet stops there, the awaitable is awaited by the task that called
-`run`, and the greenlet goes on with its result. A cancelled task throws into the greenlet, so that
-SQLite unwinds as from any error of a callback. A statement that never parks costs no task switch.
+`run` calls a function in a greenlet. Somewhere below it, inside SQLite, a callback calls `park` with an
+awaitable: the greenlet stops there, the awaitable is awaited by the task that called `run`, and the
+greenlet goes on with its result. A cancelled task throws into the greenlet, so that SQLite unwinds as
+from any error of a callback. A statement that never parks costs no task switch.
+
+A greenlet whose function has returned waits for the next one: a new one costs two memory mappings, as
+much as the short statement that it would run.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import greenlet
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_IDLE_MAX: Final = 64
+
+
+class _Outcome(NamedTuple):
+    """What the function came to. Anything else that a greenlet hands over is an awaitable."""
+
+    value: Any
+    error: BaseException | None
+
+
+_idle: list[greenlet.greenlet] = []
+
+
+def _serve(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """A greenlet's life: one function after the other."""
+    me = greenlet.getcurrent()
+    while True:
+        try:
+            outcome = _Outcome(function(*args, **kwargs), None)
+        except BaseException as error:
+            outcome = _Outcome(None, error)
+        if len(_idle) >= _IDLE_MAX:
+            return outcome
+        _idle.append(me)
+        del function, args, kwargs
+        assert me.parent is not None
+        function, args, kwargs = me.parent.switch(outcome)
+        del outcome
 
 
 def park(awaitable: Awaitable[T]) -> T:
@@ -25,14 +57,16 @@ def park(awaitable: Awaitable[T]) -> T:
 
 async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call the function in a greenlet; await whatever it parks on."""
-    statement = greenlet.greenlet(function)
-    result: Any = statement.switch(*args, **kwargs)
-    while not statement.dead:
+    statement = _idle.pop() if _idle else greenlet.greenlet(_serve)
+    result: Any = statement.switch(function, args, kwargs)
+    while type(result) is not _Outcome:
         try:
             value = await result
         except BaseException as error:
             result = statement.throw(error)
         else:
             result = statement.switch(value)
-    answer: T = result
+    if result.error is not None:
+        raise result.error
+    answer: T = result.value
     return answer

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from db_instance.dialect import Statement, TableInfo, translate
+from db_instance.engine.engine import BATCH_ROWS
 from db_instance.session.channel import Channel
 from db_instance.session.copy_format import CopyOptions, CopyReader, CopyWriter, Fields
 from db_instance.session.errors import FatalError, SessionError
 from db_instance.session.results import Columns, OutputColumn, decoder, merge, settle, static_columns, writer
-from db_instance.session.rows import BATCH_ROWS
 from db_instance.session.transaction import Transaction
 from db_instance.wire.postgres import backend
 from db_instance.wire.postgres.messages import CopyData, CopyDone, CopyFail, Flush, Sync, Terminate

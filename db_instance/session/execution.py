@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from db_instance.dialect import Catalog, Statement, split_statements
+from db_instance.engine.engine import BATCH_ROWS
 from db_instance.session.channel import Channel
 from db_instance.session.commands import Commands
 from db_instance.session.copy import copy_from, copy_to
 from db_instance.session.errors import SessionError
 from db_instance.session.results import Columns, Writer, is_complete, merge, settle, static_columns, writer
-from db_instance.session.rows import BATCH_ROWS, Rows
+from db_instance.session.rows import Rows
 from db_instance.session.settings import Settings
 from db_instance.session.statement_cache import StatementCache
 from db_instance.session.statements import Prepared, Running

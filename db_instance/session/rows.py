@@ -8,18 +8,15 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from db_instance.session.engine_api import Row, SqlCursor
+from db_instance.engine.engine import BATCH_ROWS, Cursor, Row
 from db_instance.session.errors import SessionError
-
-BATCH_ROWS: Final = 256
-"""Rows taken from SQLite at a time, so that a large result never is in memory as a whole."""
 
 _HELD_ROWS_MAX: Final = 1_000_000
 _HELD_VALUES_BYTES_MAX: Final = 256 * 1024 * 1024
 
 
 class Rows:
-    def __init__(self, cursor: SqlCursor | None) -> None:
+    def __init__(self, cursor: Cursor | None) -> None:
         self.columns = cursor.columns if cursor is not None else []
         self.rows_affected = 0
         self.at_end = False
@@ -35,14 +32,21 @@ class Rows:
 
     async def fetch(self, count: int) -> list[Row]:
         """The next rows, at most `count`; fewer at the end only."""
+        if not self._held and self._cursor is not None:
+            rows = await self._cursor.fetch(count)
+        else:
+            rows = await self._held_and_more(count)
+        if len(rows) < count and self._cursor is not None:
+            self.close_cursor()
+        self.at_end = self._cursor is None and not self._held
+        return rows
+
+    async def _held_and_more(self, count: int) -> list[Row]:
         rows: list[Row] = []
         while self._held and len(rows) < count:
             rows.append(self._held.popleft())
         if len(rows) < count and self._cursor is not None:
             rows += await self._cursor.fetch(count - len(rows))
-            if len(rows) < count:
-                self.close_cursor()
-        self.at_end = self._cursor is None and not self._held
         return rows
 
     async def peek(self) -> Row | None:

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from db_instance.dialect import split_statements
+from db_instance.engine.engine import Engine
 from db_instance.session.channel import Channel, ClientGone, IdleTooLong
-from db_instance.session.engine_api import SqlEngine
 from db_instance.session.errors import FatalError, Report, SessionError, report
 from db_instance.session.execution import Execution
 from db_instance.session.extended import ExtendedQueries
@@ -44,7 +44,7 @@ _EXTENDED: Final = (Parse, Bind, Describe, Execute, Close, Flush)
 class Session:
     def __init__(
         self,
-        engine: SqlEngine,
+        engine: Engine,
         channel: Channel,
         settings: Settings,
         cache: StatementCache,

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from db_instance.dialect import Catalog
-from db_instance.session.engine_api import SqlEngine
+from db_instance.engine.engine import Engine
 from db_instance.session.errors import SessionError
 from db_instance.session.rows import Rows
 from db_instance.session.settings import Settings
+from volume.ids import LSN_ZERO, Lsn
 
 READ_COMMITTED: Final = "read committed"
 _SAVEPOINTS_MAX: Final = 1000
@@ -41,7 +42,7 @@ class Characteristics:
 
 
 class Transaction:
-    def __init__(self, engine: SqlEngine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
         self.status = b"I"
         self.characteristics = Characteristics()
         self.committing = False
@@ -172,7 +173,7 @@ class Transaction:
 
         If it cannot be committed it has been undone when this raises.
         """
-        lsn = 0
+        lsn = LSN_ZERO
         self.committing = True
         try:
             if self._hold is Hold.WRITE:
@@ -185,7 +186,7 @@ class Transaction:
         finally:
             self.committing = False
 
-    async def _commit_writes(self) -> int:
+    async def _commit_writes(self) -> Lsn:
         try:
             self._close_rows()
             catalog = await self._engine.load_catalog(self._lease) if self._changed_schema else None

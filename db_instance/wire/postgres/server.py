@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from db_instance.engine.engine import Engine
 from db_instance.session.channel import ClientGone
-from db_instance.session.engine_api import SqlEngine
 from db_instance.session.errors import FatalError, SessionError, report
 from db_instance.session.session import Session
 from db_instance.session.settings import Settings
@@ -50,7 +50,7 @@ class ServerSettings:
 class PostgresServer:
     def __init__(
         self,
-        engine: SqlEngine,
+        engine: Engine,
         settings: ServerSettings | None = None,
         *,
         authentication: Callable[[], Authentication] = Trust,
