@@ -1,5 +1,6 @@
 """A session's way to its client. wire/postgres/connection.py is the real one; tests have a list."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from db_instance.wire.postgres.messages import Message
@@ -14,10 +15,14 @@ class IdleTooLong(Exception):
 
 
 class Channel(Protocol):
-    async def receive(self, idle_limit_s: float | None = None) -> Message:
+    def poll(self) -> Message | None:
+        """The next message if it is here already and nothing else is to be done first."""
+        ...
+
+    async def receive(self, idle_limit_s: Callable[[], float | None] | None = None) -> Message:
         """The next message; what was written is sent before waiting. Raises ClientGone, IdleTooLong,
 
-        ProtocolViolation, or what the server ends the session with.
+        ProtocolViolation, or what the server ends the session with. The limit is asked for when it waits.
         """
         ...
 

@@ -83,7 +83,7 @@ async def copy_from(channel: Channel, transaction: Transaction, statement: State
     reader = CopyReader(options)
     channel.write(backend.copy_in_response(len(columns)))
     while True:
-        message = await channel.receive(_IDLE_S)
+        message = await channel.receive(lambda: _IDLE_S)
         if isinstance(message, CopyData):
             await inserter.add(reader.feed(message.data))
         elif isinstance(message, CopyDone):

@@ -61,6 +61,10 @@ class Execution:
         if name in self.prepared:
             raise SessionError("42P05", f'prepared statement "{name}" already exists')
 
+    def is_outdated(self, prepared: Prepared) -> bool:
+        """The schema may have changed since it was translated."""
+        return prepared.catalog is not self.transaction.known_catalog
+
     async def refresh(self, prepared: Prepared) -> None:
         """Translate again what was prepared for a schema that has changed since."""
         catalog = await self.transaction.catalog()
@@ -86,8 +90,10 @@ class Execution:
 
     # Running
 
-    async def start(self, statement: Statement, params: Sequence[Any]) -> Running:
-        """Run a statement as far as its first rows."""
+    async def start(
+        self, statement: Statement, params: Sequence[Any], columns: Columns | None = None
+    ) -> Running:
+        """Run a statement as far as its first rows. `columns`: those of its result, where they are known."""
         self.check_status(statement)
         kind = statement.kind
         if not self.transaction.in_block:
@@ -102,14 +108,21 @@ class Execution:
             return Running(statement.tag, counts=True, returned=count)
         if kind not in _SQL:
             raise SessionError("0A000", f"{kind.upper()} is not supported")
-        return await self._start_sql(statement, params)
+        return await self._start_sql(statement, params, columns)
 
-    async def _start_sql(self, statement: Statement, params: Sequence[Any]) -> Running:
+    async def _start_sql(
+        self, statement: Statement, params: Sequence[Any], columns: Columns | None
+    ) -> Running:
+        if not statement.returns_rows:
+            columns = ()
+        describe = columns is None
         if statement.reads_only:
-            rows = await self.transaction.read(statement.sql, params)
+            rows = await self.transaction.read(statement.sql, params, describe=describe)
         else:
-            rows = await self.transaction.write(statement.sql, params, changes_schema=statement.kind == "ddl")
-        columns = await self._result_columns(statement, rows, len(params)) if statement.returns_rows else ()
+            ddl = statement.kind == "ddl"
+            rows = await self.transaction.write(statement.sql, params, describe=describe, changes_schema=ddl)
+        if columns is None:
+            columns = await self._result_columns(statement, rows, len(params))
         return Running(statement.tag, rows, columns, counts=statement.kind in _COUNTED)
 
     async def _result_columns(self, statement: Statement, rows: Rows, params: int) -> Columns:
@@ -123,9 +136,9 @@ class Execution:
 
     # Results
 
-    async def writer(self, running: Running, formats: tuple[int, ...], promised: Columns | None) -> Writer:
-        """How the statement's rows are written: as promised, else by what is known now."""
-        columns = promised or running.columns
+    async def writer(self, running: Running, formats: tuple[int, ...]) -> Writer:
+        """How the statement's rows are written, by what is known of them now."""
+        columns = running.columns
         if not is_complete(columns):
             assert running.rows is not None
             columns = running.columns = settle(columns, await running.rows.peek())

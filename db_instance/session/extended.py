@@ -44,7 +44,8 @@ class ExtendedQueries:
         if len(self._portals) >= PORTALS_MAX:
             raise SessionError("53400", f"more than {PORTALS_MAX} portals in one session")
         self._execution.check_status(prepared.statement)
-        await self._execution.refresh(prepared)
+        if self._execution.is_outdated(prepared):
+            await self._execution.refresh(prepared)
         params = prepared.decode(message.params, message.param_formats)
         self._drop_portal(message.portal)
         self._portals[message.portal] = Portal(message.portal, prepared, params, message.result_formats)
@@ -63,14 +64,15 @@ class ExtendedQueries:
         columns = await self._promise(prepared)
         self._channel.write(backend.parameter_description(types))
         if columns:
-            self._channel.write(backend.row_description(writer(columns, ()).fields))
+            self._channel.write(writer(columns, ()).description)
         else:
             self._channel.write(backend.NO_DATA)
 
     async def _promise(self, prepared: Prepared) -> Columns:
         """The statement's columns, which are kept from now on."""
         if prepared.promised is None:
-            prepared.promised = settle(await self._columns(prepared), None)
+            prepared.promise(settle(await self._columns(prepared), None))
+        assert prepared.promised is not None
         return prepared.promised
 
     async def _columns(self, prepared: Prepared) -> Columns:
@@ -81,9 +83,9 @@ class ExtendedQueries:
         own = self._execution.command_columns(statement)
         if own is not None:
             return own
+        if prepared.static is not None:
+            return prepared.static
         static = static_columns(statement)
-        if static is not None and is_complete(static):
-            return static
         described = await self._execution.transaction.describe(statement.sql, len(prepared.param_types()))
         return merge(static, described)
 
@@ -92,25 +94,26 @@ class ExtendedQueries:
             self._channel.write(backend.NO_DATA)
             return
         portal.told = await self._writer(portal)
-        self._channel.write(backend.row_description(portal.told.fields))
+        self._channel.write(portal.told.description)
 
     async def _writer(self, portal: Portal) -> Writer:
         """How the portal's rows are written. May have to run it, to see of which types its values are."""
         prepared = portal.prepared
-        columns = prepared.promised
-        if columns is None:
-            if portal.running is None:
-                columns = await self._columns(prepared)
-                if not is_complete(columns) and prepared.statement.reads_only:
-                    await self._start(portal)
-            if portal.running is not None:
-                return await self._execution.writer(portal.running, portal.formats, None)
-            assert columns is not None
-            columns = settle(columns, None)
-        return writer(columns, portal.formats)
+        known = prepared.writer(portal.formats)
+        if known is not None:
+            return known
+        columns: Columns = ()
+        if portal.running is None:
+            columns = await self._columns(prepared)
+            if not is_complete(columns) and prepared.statement.reads_only:
+                await self._start(portal)
+        if portal.running is not None:
+            return await self._execution.writer(portal.running, portal.formats)
+        return writer(settle(columns, None), portal.formats)
 
     async def _start(self, portal: Portal) -> None:
-        portal.running = await self._execution.start(portal.prepared.statement, portal.params)
+        prepared = portal.prepared
+        portal.running = await self._execution.start(prepared.statement, portal.params, prepared.columns)
 
     async def execute(self, message: Execute) -> None:
         portal = self._find_portal(message.portal)
@@ -124,7 +127,9 @@ class ExtendedQueries:
             before = running.returned
             told = portal.told
             if told is None:
-                told = await self._execution.writer(running, portal.formats, portal.prepared.promised)
+                told = portal.prepared.writer(portal.formats)
+            if told is None:
+                told = await self._execution.writer(running, portal.formats)
             suspended = await self._execution.send_rows(running, told.encoders, message.max_rows)
             if suspended:
                 self._channel.write(backend.PORTAL_SUSPENDED)

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from db_instance.dialect import Statement, types
 from db_instance.engine.engine import Row
 from db_instance.session.errors import SessionError
-from db_instance.wire.postgres.backend import Encode, Field
+from db_instance.wire.postgres.backend import Encode, Field, row_description
 
 UNKNOWN: Final = 0
 
@@ -76,9 +76,10 @@ def spread_formats(formats: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 class Writer(NamedTuple):
-    """How a result is told: its fields, and a function for each column's values."""
+    """How a result is told: its description, and a function for each column's values."""
 
-    fields: tuple[Field, ...]
+    description: bytes
+    """The RowDescription message."""
     encoders: tuple[Encode, ...]
 
 
@@ -90,7 +91,7 @@ def writer(columns: Columns, formats: tuple[int, ...]) -> Writer:
         for column, format in zip(columns, spread, strict=True)
     )
     encoders = tuple(_encoder(column.oid, format) for column, format in zip(columns, spread, strict=True))
-    return Writer(fields, encoders)
+    return Writer(row_description(fields), encoders)
 
 
 def _plain_text(value: Any) -> bytes:

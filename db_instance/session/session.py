@@ -81,7 +81,12 @@ class Session:
         self._task = asyncio.current_task()
         try:
             self._ready()
-            while not isinstance(message := await self._next(), Terminate):
+            while True:
+                message = self._channel.poll()
+                if message is None:
+                    message = await self._next()
+                if type(message) is Terminate:
+                    return
                 if not self._skipping or type(message) is Sync:
                     await self._handle(message)
         finally:
@@ -105,7 +110,7 @@ class Session:
 
     async def _next(self) -> Message:
         try:
-            return await self._channel.receive(self._idle_limit_s())
+            return await self._channel.receive(self._idle_limit_s)
         except IdleTooLong:
             raise self._idle_error() from None
         except asyncio.CancelledError:
@@ -243,8 +248,8 @@ class Session:
         if running.rows is None:
             return
         if running.columns:
-            writer = await self._execution.writer(running, (), None)
-            self._channel.write(backend.row_description(writer.fields))
+            writer = await self._execution.writer(running, ())
+            self._channel.write(writer.description)
             await self._execution.send_rows(running, writer.encoders, 0)
         self._transaction.forget(running.rows)
 

@@ -5,11 +5,22 @@ from typing import Any, Final
 
 from db_instance.dialect import Catalog, Statement
 from db_instance.session.errors import SessionError
-from db_instance.session.results import Columns, Decode, Writer, decoder, spread_formats
+from db_instance.session.results import (
+    Columns,
+    Decode,
+    Writer,
+    decoder,
+    is_complete,
+    spread_formats,
+    static_columns,
+    writer,
+)
 from db_instance.session.rows import Rows
 
 PREPARED_MAX: Final = 10_000
 PORTALS_MAX: Final = 1000
+_FORMATS_MAX: Final = 8
+"""Combinations of formats that are remembered for a statement: a client uses one or two."""
 
 
 @dataclass(slots=True)
@@ -23,7 +34,35 @@ class Prepared:
     """The schema that the statement was translated for."""
     promised: Columns | None = None
     """What the client was told of the result; it must not change from then on."""
+    static: Columns | None = field(init=False)
+    """The result's columns, if the translation knows all of them."""
     _decoders: dict[tuple[int, ...], list[Decode]] = field(default_factory=dict)
+    _writers: dict[tuple[int, ...], Writer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._look_at_statement()
+
+    def _look_at_statement(self) -> None:
+        columns = static_columns(self.statement) if self.statement.returns_rows else None
+        self.static = columns if columns is not None and is_complete(columns) else None
+
+    @property
+    def columns(self) -> Columns | None:
+        """What the client was told, or would be told; None if only running the statement can tell."""
+        return self.promised if self.promised is not None else self.static
+
+    def promise(self, columns: Columns) -> None:
+        self.promised = columns
+        self._writers.clear()
+
+    def writer(self, formats: tuple[int, ...]) -> Writer | None:
+        """How the rows are written; None if the columns are not known."""
+        found = self._writers.get(formats)
+        if found is None and self.columns is not None:
+            found = writer(self.columns, formats)
+            if len(self._writers) < _FORMATS_MAX:
+                self._writers[formats] = found
+        return found
 
     def param_types(self) -> tuple[int, ...]:
         """The client's word first, then the translation's; 0 where neither knows."""
@@ -39,6 +78,8 @@ class Prepared:
         self.statement = statement
         self.catalog = catalog
         self._decoders.clear()
+        self._writers.clear()
+        self._look_at_statement()
 
     def decode(self, params: list[bytes | None], formats: tuple[int, ...]) -> list[Any]:
         """The parameters as SQLite gets them. Raises SessionError, or the dialect's SqlError."""
@@ -47,7 +88,7 @@ class Prepared:
             types = self.param_types()
             spread = spread_formats(formats, len(types))
             decoders = [decoder(oid, format) for oid, format in zip(types, spread, strict=True)]
-            if len(self._decoders) < 8:
+            if len(self._decoders) < _FORMATS_MAX:
                 self._decoders[formats] = decoders
         if len(params) != len(decoders):
             raise SessionError(

@@ -78,8 +78,13 @@ class Transaction:
             self._catalog = await self._engine.load_catalog(self._lease)
         return self._catalog
 
-    async def read(self, sql: str, params: Sequence[Any]) -> Rows:
-        """Start a statement that only reads."""
+    @property
+    def known_catalog(self) -> Catalog | None:
+        """The same if it need not be read first."""
+        return self._catalog if self._changed_schema else self._engine.catalog
+
+    async def read(self, sql: str, params: Sequence[Any], *, describe: bool = True) -> Rows:
+        """Start a statement that only reads. `describe`: its columns are wanted."""
         lease = self._lease
         if lease is None:
             lease = self._lease = await self._engine.lease()
@@ -88,24 +93,24 @@ class Transaction:
             self._hold = Hold.SNAPSHOT
             await self._establish_savepoints()
         self.has_run = True
-        cursor = await self._engine.execute(lease, sql, params)
+        cursor = await self._engine.execute(lease, sql, params, describe=describe)
         rows = Rows(cursor)
-        self._rows.add(rows)
+        if not cursor.at_end:
+            self._rows.add(rows)
         return rows
 
-    async def write(self, sql: str, params: Sequence[Any], *, changes_schema: bool = False) -> Rows:
+    async def write(
+        self, sql: str, params: Sequence[Any], *, describe: bool = True, changes_schema: bool = False
+    ) -> Rows:
         """Run a statement that writes; its rows are held in memory, so it has run to its end."""
         await self.begin_writing()
         await self._hold_rows()
         if changes_schema:
             self._changed_schema = True
             self._catalog = None
-        cursor = await self._engine.execute(self._lease, sql, params)
+        cursor = await self._engine.execute(self._lease, sql, params, describe=describe)
         rows = Rows(cursor)
-        if rows.columns:
-            await rows.hold()
-        else:
-            rows.close_cursor()
+        await rows.hold()
         return rows
 
     async def begin_writing(self) -> None:

@@ -124,28 +124,39 @@ class Connection(asyncio.Protocol):
 
     # The session's side (session/channel.py)
 
-    async def receive(self, idle_limit_s: float | None = None) -> Message:
-        message = self.parser.next_message()
-        if message is None:
-            return await self._wait_for(self.parser.next_message, idle_limit_s)
+    def poll(self) -> Message | None:
+        if self._gone or self._doom is not None or self._taken >= _MESSAGES_A_TURN:
+            return None
+        self._taken += 1
+        return self.parser.next_message()
+
+    async def receive(self, idle_limit_s: Callable[[], float | None] | None = None) -> Message:
         if self._gone or self._doom is not None:
             self._raise_if_over()
-        self._taken += 1
         if self._taken >= _MESSAGES_A_TURN:
             self._taken = 0
             await asyncio.sleep(0)
-        return message
+        message = self.parser.next_message()
+        if message is not None:
+            self._taken += 1
+            return message
+        return await self._wait_for(self.parser.next_message, idle_limit_s)
 
     async def receive_startup(self) -> StartupMessage:
         message = self.parser.next_startup()
         return message if message is not None else await self._wait_for(self.parser.next_startup, None)
 
-    async def _wait_for(self, parse: Callable[[], T | None], idle_limit_s: float | None) -> T:
+    async def _wait_for(
+        self, parse: Callable[[], T | None], idle_limit_s: Callable[[], float | None] | None
+    ) -> T:
         """Send what was said, then wait for a whole message."""
         if self._out:
-            await self.flush()
-        if idle_limit_s is not None:
-            self._arm(idle_limit_s)
+            if self._room is None:
+                self._send(len(self._out))
+            else:
+                await self.flush()
+        if idle_limit_s is not None and (limit_s := idle_limit_s()) is not None:
+            self._arm(limit_s)
         try:
             while True:
                 self._taken = 0

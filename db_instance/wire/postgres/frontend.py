@@ -59,6 +59,13 @@ _SSL_CODE: Final = 80877103
 _GSSENC_CODE: Final = 80877104
 
 
+_SHORT_BYTES_MAX: Final = 32
+_SHORT_MAX: Final = 1000
+_REPEATED: Final = frozenset(b"DECSH")
+_SHORT: Final[dict[bytes, "Message"]] = {}
+"""Short messages that carry no values, by their bytes: they need not be decoded again."""
+
+
 class ProtocolViolation(Exception):
     """The client sent bytes that are no message of the protocol, or one that is too large."""
 
@@ -107,6 +114,12 @@ class FrontendParser:
         decode = _DECODERS.get(kind)
         if decode is None:
             raise ProtocolViolation(f"invalid frontend message type {kind}")
+        if 4 <= size <= _SHORT_BYTES_MAX and available > size:
+            # Most messages are short and come again and again: Describe, Execute, Sync.
+            known = _SHORT.get(bytes(buffer[at : at + 1 + size]))
+            if known is not None:
+                self._at = at + 1 + size
+                return known
         if not 4 <= size <= self.bytes_max:
             raise ProtocolViolation(f"message {chr(kind)!r}: length {size} is out of range")
         if available <= size:
@@ -115,9 +128,12 @@ class FrontendParser:
         body = bytes(buffer[at + 5 : end])
         self._at = end
         try:
-            return decode(body)
+            message = decode(body)
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation(f"message {chr(kind)!r} is malformed: {error}") from None
+        if size <= _SHORT_BYTES_MAX and kind in _REPEATED and len(_SHORT) < _SHORT_MAX:
+            _SHORT[bytes(buffer[at:end])] = message
+        return message
 
 
 def _decode_startup(body: bytes) -> StartupMessage:
@@ -188,9 +204,11 @@ def _decode_parse(body: bytes) -> Parse:
 
 
 def _decode_bind(body: bytes) -> Bind:
-    portal, at = _text(body, 0)
-    statement, at = _text(body, at)
-    param_formats, at = _int16s(body, at)
+    end = body.index(0)
+    portal = body[:end].decode()
+    at = body.index(0, end + 1)
+    statement = body[end + 1 : at].decode()
+    param_formats, at = _int16s(body, at + 1)
     (count,) = _INT16.unpack_from(body, at)
     at += 2
     params: list[bytes | None] = []
