@@ -154,6 +154,24 @@ class HotLog:
             self._new_names = True
         return self._writing
 
+    def sync_at_once(self) -> bool:
+        """Sync what was appended so far here and now, on a disk where that is quick. Raises OSError."""
+        if self.failed is not None:
+            raise self.failed
+        if self._syncing is not None or self._new_names or len(self._dirty) > 1:
+            return False
+        if not self._dirty:
+            return True
+        try:
+            if not self._dirty[0].sync_at_once():
+                return False
+        except OSError as error:
+            self.failed = error
+            raise
+        self._dirty.clear()
+        self.syncs += 1
+        return True
+
     async def synced(self) -> None:
         """Return once all that was appended so far is on disk. Many callers share one sync. Raises OSError."""
         if self.failed is not None:

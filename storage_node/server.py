@@ -184,8 +184,7 @@ class AppendStream:
             vdl, read_floor = Lsn(request.vdl), Lsn(request.read_floor)
             for segment in await self._node.append(self._volume, self._epoch, frames, vdl, read_floor):
                 self._outbox[segment.id.group] = segment
-            if self._outbox:
-                self._wake.set()
+            await self._acknowledge()
 
     def _on_moved(self, segment: SegmentStore) -> None:
         if segment.volume == self._volume:
@@ -196,14 +195,19 @@ class AppendStream:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            outbox, self._outbox = self._outbox, {}
-            reply = storage_pb2.AppendReply()
-            for group, segment in outbox.items():
-                if segment.failed is not None:
-                    reply.failed_group.append(group)
-                    continue
-                segment.chain.check_writer(self._epoch)
-                reply.group.append(group)
-                reply.scl.append(segment.chain.durable_scl)
-            await self._stream.send(reply.SerializeToString())
-            self._node.acks_sent += 1
+            await self._acknowledge()
+
+    async def _acknowledge(self) -> None:
+        outbox, self._outbox = self._outbox, {}
+        if not outbox:
+            return
+        reply = storage_pb2.AppendReply()
+        for group, segment in outbox.items():
+            if segment.failed is not None:
+                reply.failed_group.append(group)
+                continue
+            segment.chain.check_writer(self._epoch)
+            reply.group.append(group)
+            reply.scl.append(segment.chain.durable_scl)
+        await self._stream.send(reply.SerializeToString())
+        self._node.acks_sent += 1

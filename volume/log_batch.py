@@ -113,11 +113,15 @@ def read_header(buffer: bytes | memoryview, offset: int = 0) -> FrameHeader:
 def check_frame(frame: bytes) -> FrameHeader:
     """Believe the frame: its header, if length and checksum agree. Raises CorruptRecord otherwise."""
     header = read_header(frame)
+    _check(frame, header)
+    return header
+
+
+def _check(frame: bytes, header: FrameHeader) -> None:
     if len(frame) != header.size:
         raise CorruptRecord(f"check frame {header.first_lsn}..: {len(frame)} bytes instead of {header.size}")
     if checksum(frame[: HEADER_SIZE - 4] + frame[HEADER_SIZE:]) != header.crc:
         raise CorruptRecord(f"check frame {header.first_lsn}..{header.last_lsn}: checksum differs")
-    return header
 
 
 def split_frames(blob: bytes) -> list[tuple[FrameHeader, bytes]]:
@@ -125,9 +129,11 @@ def split_frames(blob: bytes) -> list[tuple[FrameHeader, bytes]]:
     found = []
     offset = 0
     while offset < len(blob):
-        end = offset + read_header(blob, offset).size
+        header = read_header(blob, offset)
+        end = offset + header.size
         frame = blob[offset:end]
-        found.append((check_frame(frame), frame))
+        _check(frame, header)
+        found.append((header, frame))
         offset = end
     return found
 

@@ -130,6 +130,7 @@ class Engine:
         self._vfs = VolumeVfs(settings.name, pages, settings.spill_folder)
         self._idle: list[Lease] = []
         self._write_lock = WriteLock()
+        pages.more_to_come = lambda: self._write_lock.held
         self._generation = 0
         self._connections = 0
         self.catalog: Catalog = EMPTY_SCHEMA

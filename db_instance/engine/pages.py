@@ -6,6 +6,7 @@ lowest one is what storage must keep.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from db_instance.engine.mini_transaction import (
@@ -38,6 +39,8 @@ class Pages:
     def __init__(self, driver: VolumeDriver, cache: PageCache, clock: Clock) -> None:
         self.cache = cache
         self.broken: asyncio.Future[VolumeBroken] = asyncio.get_running_loop().create_future()
+        self.more_to_come: Callable[[], bool] = lambda: False
+        """Set by the engine: is another commit about to be made?"""
         self._clock = clock
         self._page_count = 0
         """Highest size of the volume seen so far, in pages: reading ahead ends there."""
@@ -54,6 +57,7 @@ class Pages:
         self.cache.vdl = driver.vdl
         driver.lowest_read_point = self.lowest_read_point
         driver.on_vdl = self._on_vdl
+        driver.more_to_come = lambda: self.more_to_come()
 
     def _on_vdl(self, vdl: Lsn) -> None:
         self.cache.on_vdl(vdl, min(self.lowest_read_point(), vdl))

@@ -14,6 +14,10 @@ class WriteLock:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
+    def held(self) -> bool:
+        return self._held
+
+    @property
     def waiting(self) -> int:
         return len(self._waiting)
 

@@ -15,7 +15,7 @@ from typing import Final
 from db_instance.volume_driver.batcher import Batcher, Change, Frame
 from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
 from db_instance.volume_driver.durable_frontier import DurableFrontier
-from db_instance.volume_driver.node_client import NodeClient
+from db_instance.volume_driver.node_client import NodeClient, Parcel
 from db_instance.volume_driver.opening import Opened
 from db_instance.volume_driver.read_plan import Candidate, Latencies, read_order
 from db_instance.volume_driver.segment_calls import SegmentCalls
@@ -37,6 +37,10 @@ events = get_logger("volume_driver.driver")
 
 _PIPELINE_BYTES: Final = 512 * KIB
 """Gathered records that are sealed even though a round is in flight: a bulk load keeps the nodes busy."""
+
+_GATHER_S: Final = 0.003
+"""How long a round waits for the commits that are known to come: those of sessions that hold the write
+lock, or wait for it. A lone client's commit waits for nothing."""
 
 _ROUNDS_IN_FLIGHT_MAX: Final = 64
 _WATCH_S: Final = 0.1
@@ -71,6 +75,8 @@ class VolumeDriver:
         self.fenced: asyncio.Future[StaleEpoch] = asyncio.get_running_loop().create_future()
         self.on_vdl: Callable[[Lsn], None] = lambda _vdl: None
         self.lowest_read_point: Callable[[], Lsn] = lambda: self.vdl
+        self.more_to_come: Callable[[], bool] = lambda: False
+        """Is another commit about to be made? Then a round may wait for it, for a moment."""
         self.latencies = Latencies()
         self.nodes: dict[str, NodeClient] = {}
         self.pages_read = 0
@@ -91,6 +97,7 @@ class VolumeDriver:
         self._progress = asyncio.Event()
         self._last_progress = clock.monotonic()
         self._seal_scheduled = False
+        self._gather_until: float | None = None
         self._growing: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         for group in layout.groups:
@@ -170,10 +177,12 @@ class VolumeDriver:
 
     def _seal_if_due(self) -> None:
         in_flight = self._frontier.in_flight
-        if in_flight and (
-            self._batcher.pending_bytes < _PIPELINE_BYTES or in_flight >= _ROUNDS_IN_FLIGHT_MAX
-        ):
+        much = self._batcher.pending_bytes >= _PIPELINE_BYTES
+        if in_flight and (not much or in_flight >= _ROUNDS_IN_FLIGHT_MAX):
             return
+        if not much and self._batcher.pending_bytes and self._gathers():
+            return
+        self._gather_until = None
         sealed = self._batcher.seal(self._frontier.vdl)
         if sealed is None:
             return
@@ -181,8 +190,19 @@ class VolumeDriver:
             self._last_progress = self._clock.monotonic()
         round_, frames = sealed
         self._frontier.on_sealed(round_)
+        parcel = Parcel(frames)
         for client in self.nodes.values():
-            client.offer(frames)
+            client.offer(parcel)
+
+    def _gathers(self) -> bool:
+        """Should the round wait a moment longer? If so, it is looked at again when that is over."""
+        if not self.more_to_come():
+            return False
+        loop = asyncio.get_running_loop()
+        if self._gather_until is None:
+            self._gather_until = loop.time() + _GATHER_S
+            loop.call_at(self._gather_until, self._seal_if_due)
+        return loop.time() < self._gather_until
 
     async def wait_for_room(self) -> None:
         """Back-pressure, before anything is written. Raises VolumeBusy when storage lacks a quorum for long."""

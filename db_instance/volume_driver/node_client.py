@@ -19,7 +19,7 @@ from runtime.events import get_logger
 from runtime.transport import Stream, Transport
 from volume.errors import InvalidRequest, SegmentFailed, StaleEpoch, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, VolumeId
-from volume.limits import APPEND_MESSAGE_BYTES_MAX, MIB
+from volume.limits import APPEND_MESSAGE_BYTES_MAX, KIB, MIB
 from volume.timeline import Timeline
 
 events = get_logger("volume_driver.node_client")
@@ -27,6 +27,9 @@ events = get_logger("volume_driver.node_client")
 _APPEND_LOG: Final = "/sixfold.storage.Storage/AppendLog"
 _WINDOW_BYTES: Final = 4 * MIB
 _QUEUE_BYTES_MAX: Final = 16 * MIB
+_SHARED_BYTES_MAX: Final = 64 * KIB
+"""Larger messages are made anew for each node: copying them is cheap, keeping them is not."""
+
 _HEARTBEAT_S: Final = 1.0
 _RECONNECT_S: Final = (0.05, 1.0)
 _FAILED_SEGMENT_RETRY_S: Final = 2.0
@@ -49,6 +52,30 @@ class Owner(Protocol):
     def on_fenced(self, reason: StaleEpoch) -> None: ...
 
 
+class Parcel:
+    """Frames that were sealed together. All nodes that host all of them are sent the same bytes."""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self.frames = frames
+        self.groups = frozenset(frame.group for frame in frames)
+        self.size_bytes = sum(len(frame.data) for frame in frames)
+        self._message: bytes | None = None
+
+    def message(self, owner: Owner) -> bytes:
+        if self._message is not None:
+            return self._message
+        message = _append_request(owner, b"".join(frame.data for frame in self.frames))
+        if self.size_bytes <= _SHARED_BYTES_MAX:
+            self._message = message
+        return message
+
+
+def _append_request(owner: Owner, frames: bytes) -> bytes:
+    return storage_pb2.AppendRequest(
+        volume=owner.volume, epoch=owner.epoch, vdl=owner.vdl, read_floor=owner.read_floor, frames=frames
+    ).SerializeToString()
+
+
 class NodeClient:
     def __init__(
         self,
@@ -69,12 +96,13 @@ class NodeClient:
         self._owner = owner
         self._dice = dice
         self._slots: dict[GroupId, int] = {}
-        self._queue: deque[Frame] = deque()
+        self._queue: deque[Parcel] = deque()
         self._queue_bytes = 0
         self._in_flight: dict[GroupId, deque[Frame]] = {}
         self._in_flight_bytes = 0
         self._wake = asyncio.Event()
         self._rejoin = False
+        self._heartbeat_due = False
 
     def add_group(self, group: GroupId, slot: int) -> None:
         """The node hosts a segment of this group. A running stream is begun anew, to join it."""
@@ -82,25 +110,30 @@ class NodeClient:
         self._rejoin = True
         self._wake.set()
 
-    def offer(self, frames: Sequence[Frame]) -> None:
-        """Send these, in order. Those of groups the node does not host are passed over."""
+    def offer(self, parcel: Parcel) -> None:
+        """Send this, in order. Frames of groups that the node does not host are passed over."""
         if not self.connected:
-            return  # connecting takes what is retained, these among it
-        for frame in frames:
-            if frame.group in self._slots:
-                self._queue.append(frame)
-                self._queue_bytes += len(frame.data)
+            return  # connecting takes what is retained, this among it
+        if not self._slots.keys() >= parcel.groups:
+            parcel = Parcel([frame for frame in parcel.frames if frame.group in self._slots])
+        if not parcel.frames:
+            return
+        self._queue.append(parcel)
+        self._queue_bytes += parcel.size_bytes
         if self._queue_bytes > _QUEUE_BYTES_MAX:
             self._drop_what_a_quorum_has()
         self._wake.set()
 
     def _drop_what_a_quorum_has(self) -> None:
-        kept = deque(frame for frame in self._queue if frame.last_lsn > self._owner.pgcl(frame.group))
+        kept = deque(parcel for parcel in self._queue if self._is_wanted(parcel))
         dropped = len(self._queue) - len(kept)
         self._queue = kept
-        self._queue_bytes = sum(len(frame.data) for frame in kept)
+        self._queue_bytes = sum(parcel.size_bytes for parcel in kept)
         if dropped:
-            events.info("node.skipped_frames", node=self.node, frames=dropped)
+            events.info("node.skipped_parcels", node=self.node, parcels=dropped)
+
+    def _is_wanted(self, parcel: Parcel) -> bool:
+        return any(frame.last_lsn > self._owner.pgcl(frame.group) for frame in parcel.frames)
 
     async def run(self) -> None:
         """Stay connected until cancelled or fenced."""
@@ -168,49 +201,59 @@ class NodeClient:
     def _reset_queue(self) -> None:
         frames = [frame for group in self._slots for frame in self._owner.retained(group)]
         frames.sort(key=lambda frame: frame.last_lsn)
-        self._queue = deque(frames)
+        self._queue = deque(Parcel([frame]) for frame in frames)
         self._queue_bytes = sum(len(frame.data) for frame in frames)
         self._in_flight = {group: deque() for group in self._slots}
         self._in_flight_bytes = 0
         self._wake.set()
 
     async def _send(self, stream: Stream) -> None:
-        owner = self._owner
-        loop = asyncio.get_running_loop()
-        while not self._rejoin:
-            message = self._next_message()
-            if message is None:
+        heart = asyncio.create_task(self._beat())
+        try:
+            while not self._rejoin:
+                message = self._next_message()
+                if message is not None:
+                    await stream.send(message)
+                    continue
                 self._wake.clear()
-                handle = loop.call_later(_HEARTBEAT_S, self._wake.set)
                 await self._wake.wait()
-                handle.cancel()
-                message = self._next_message() or b""
-            request = storage_pb2.AppendRequest(
-                volume=owner.volume,
-                epoch=owner.epoch,
-                vdl=owner.vdl,
-                read_floor=owner.read_floor,
-                frames=message,
-            )
-            self.bytes_sent += len(message)
-            self.messages_sent += 1
-            await stream.send(request.SerializeToString())
+        finally:
+            heart.cancel()
+
+    async def _beat(self) -> None:
+        """A node that gets no log still learns the VDL and the read floor."""
+        while True:
+            before = self.bytes_sent
+            await asyncio.sleep(_HEARTBEAT_S)
+            self._heartbeat_due = self.bytes_sent == before
+            self._wake.set()
 
     def _next_message(self) -> bytes | None:
-        """The next frames of the queue, as many as fit a message and the window."""
+        """The next parcels of the queue, as many as fit a message and the window."""
         queue = self._queue
         if not queue or self._in_flight_bytes >= _WINDOW_BYTES:
-            return None
+            due, self._heartbeat_due = self._heartbeat_due, False
+            if not due:
+                return None
+            self.messages_sent += 1
+            return _append_request(self._owner, b"")
         taken = []
         size = 0
         while queue and size < APPEND_MESSAGE_BYTES_MAX:
-            frame = queue.popleft()
-            taken.append(frame.data)
-            size += len(frame.data)
-            self._in_flight[frame.group].append(frame)
+            parcel = queue.popleft()
+            taken.append(parcel)
+            size += parcel.size_bytes
+            for frame in parcel.frames:
+                self._in_flight[frame.group].append(frame)
         self._queue_bytes -= size
         self._in_flight_bytes += size
-        return taken[0] if len(taken) == 1 else b"".join(taken)
+        self.bytes_sent += size
+        self.messages_sent += 1
+        if len(taken) == 1:
+            return taken[0].message(self._owner)
+        return _append_request(
+            self._owner, b"".join(frame.data for parcel in taken for frame in parcel.frames)
+        )
 
     async def _receive(self, stream: Stream) -> None:
         while (data := await stream.receive()) is not None:

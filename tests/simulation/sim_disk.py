@@ -74,6 +74,9 @@ class SimFile:
     async def sync(self) -> None:
         await self._disk.sync_inode(self._path, self._inode)
 
+    def sync_at_once(self) -> bool:
+        return False
+
     def truncate(self, size: int) -> None:
         self._disk.check(self._path, writes=True)
         assert size <= self.size, "the services only ever cut"
