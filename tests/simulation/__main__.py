@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 
-from tests.simulation.simulation import simulate
+from tests.simulation.simulation import SECONDS, simulate
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
     which.add_argument("--seed", type=int, help="this one, with all that happens")
     which.add_argument("--seeds", metavar="FIRST-LAST", help="these, one line each")
     which.add_argument("--forever", action="store_true", help="new ones until stopped")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of faults, in simulated time")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of faults, in simulated time")
     parser.add_argument("--quiet", action="store_true", help="no trace")
     found = parser.parse_args()
     if found.seed is not None:

@@ -17,6 +17,9 @@ from tests.simulation.trace import Trace, stop_capturing
 from tests.simulation.virtual_loop import run
 from tests.simulation.world import World
 
+SECONDS: Final = 3.0
+"""Of faults, in simulated time, unless told otherwise: so `make sim SEED=n` repeats what the suite ran."""
+
 QUIET_S: Final = 120.0
 """Time the cluster has to serve again after the last fault is mended."""
 
@@ -48,7 +51,7 @@ class Outcome:
         assert self.checked_lsns and self.pages_compared, "nothing was compared"
 
 
-def simulate(seed: int, *, echo: bool = False, seconds: float = 8.0) -> Outcome:
+def simulate(seed: int, *, echo: bool = False, seconds: float = SECONDS) -> Outcome:
     """Live through one seed. Raises AssertionError, with the seed in its message."""
     use_small_limits()
     trace = Trace(echo=echo)
@@ -56,7 +59,10 @@ def simulate(seed: int, *, echo: bool = False, seconds: float = 8.0) -> Outcome:
     try:
         return run(_live(seed, trace, seconds))
     except Exception as error:
-        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}; make sim SEED={seed}") from error
+        repeat = f"make sim SEED={seed}"
+        if seconds != SECONDS:
+            repeat = f"python -m tests.simulation --seed {seed} --seconds {seconds:g}"
+        raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}; {repeat}") from error
     finally:
         stop_capturing()
 
