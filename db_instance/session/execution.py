@@ -45,6 +45,12 @@ class Execution:
         self.check_status(statement)
         return statement
 
+    async def translate_text(self, sql: str) -> tuple[Statement, list[Any]]:
+        """The same of a text with values in it, and the values."""
+        statement, values = self._cache.translate_text(sql, await self.transaction.catalog())
+        self.check_status(statement)
+        return statement, values
+
     def check_status(self, statement: Statement) -> None:
         if self.transaction.status == b"E" and statement.kind not in _ALLOWED_IN_FAILED_BLOCK:
             raise SessionError("25P02", ABORTED)

@@ -237,8 +237,8 @@ class Session:
         if not texts:
             self._channel.write(backend.EMPTY_QUERY)
         for index, text in enumerate(texts):
-            statement = await self._execution.translate(text)
-            running = await self._execution.start(statement, ())
+            statement, values = await self._execution.translate_text(text)
+            running = await self._execution.start(statement, values)
             await self._return_all(running)
             if index == len(texts) - 1 and not self._transaction.in_block:
                 await self._transaction.commit()

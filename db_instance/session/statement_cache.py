@@ -1,9 +1,11 @@
 """Translated statements, shared by all sessions of an instance: most texts come again and again."""
 
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
-from db_instance.dialect import Catalog, Statement, translate
+from db_instance.dialect import Catalog, SqlError, Statement, translate
+from db_instance.dialect.literals import take_literals
+from db_instance.session.results import decoder
 
 _STATEMENTS_MAX: Final = 4000
 _TEXT_CHARACTERS_MAX: Final = 10_000
@@ -13,6 +15,23 @@ _TEXT_CHARACTERS_MAX: Final = 10_000
 class StatementCache:
     def __init__(self) -> None:
         self._known: OrderedDict[str, tuple[Catalog, Statement]] = OrderedDict()
+
+    def translate_text(self, sql: str, catalog: Catalog) -> tuple[Statement, list[Any]]:
+        """The statement of a text whose values are in it, and those values. Raises SqlError, InvalidValue."""
+        shape = take_literals(sql)
+        if shape is None:
+            return self.translate(sql, catalog), []
+        try:
+            statement = self.translate(shape.sql, catalog)
+        except SqlError:
+            # The client knows nothing of our $1: what is wrong is told of its own text.
+            return self.translate(sql, catalog), []
+        return statement, [
+            int(value) if is_number else decoder(oid, 0)(value.encode())
+            for value, is_number, oid in zip(
+                shape.values, shape.is_number, statement.param_types, strict=True
+            )
+        ]
 
     def translate(self, sql: str, catalog: Catalog) -> Statement:
         """The statement, for this schema. Raises the dialect's SqlError."""

@@ -3,6 +3,8 @@
 Frames are decoded only when someone reads a page of the segment, or at the flush.
 """
 
+from bisect import bisect_right
+
 from volume.ids import LSN_ZERO, Lsn, PageNumber
 from volume.log_batch import clip_frame, frame_records, read_header
 from volume.redo_record import RedoRecord
@@ -14,6 +16,8 @@ class MemoryTable:
         self.frames: list[bytes] = []
         self.size_bytes = 0
         self.last_lsn = LSN_ZERO
+        self._ends: list[Lsn] = []
+        """Each frame's last LSN, ascending as the chain is."""
         self._decoded = 0
         self._by_page: dict[PageNumber, list[RedoRecord]] = {}
 
@@ -22,6 +26,7 @@ class MemoryTable:
         self.frames.append(frame)
         self.size_bytes += len(frame)
         self.last_lsn = read_header(frame).last_lsn
+        self._ends.append(self.last_lsn)
 
     def records(self, page: PageNumber) -> list[RedoRecord]:
         """The page's records, ascending."""
@@ -39,7 +44,7 @@ class MemoryTable:
         self._decoded = len(self.frames)
 
     def frames_after(self, lsn: Lsn) -> list[bytes]:
-        return [frame for frame in self.frames if read_header(frame).last_lsn > lsn]
+        return self.frames[bisect_right(self._ends, lsn) :]
 
     def clipped(self, timeline: Timeline) -> "MemoryTable":
         """The same without what the timeline annuls."""
