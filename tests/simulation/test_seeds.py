@@ -64,7 +64,7 @@ def test_a_seed_is_replayed_bit_for_bit(seed: int) -> None:
 
 
 def test_a_run_in_which_nothing_happened_counts_as_failed() -> None:
-    with pytest.raises(AssertionError, match="no fault was tried; .* --seed 5 --seconds 0"):
+    with pytest.raises(AssertionError, match=r"no fault was tried; .* --seed 5 --seconds 0"):
         simulate(5, seconds=0.0)
     outcome = simulate(5, seconds=1.0)
     with pytest.raises(AssertionError, match="nothing was acknowledged"):
