@@ -192,6 +192,19 @@ async def test_hostile_bytes_end_their_own_connection_and_no_other(
     assert unhandled == []
 
 
+@pytest.mark.parametrize("head", [struct.pack("<IB", MESSAGE_BYTES_MAX + 1, 0), struct.pack("<IB", 0, 9)])
+async def test_a_head_that_is_none_ends_the_connection_at_once(head: bytes) -> None:
+    """Long before anything is silent, and before a byte of what it announces is kept."""
+    async with _served() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(_HELLO + head)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(1):
+                await reader.read()
+                raise ConnectionError
+        writer.close()
+
+
 async def test_a_stream_arrives_whole_however_its_bytes_do() -> None:
     async with _served() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

@@ -309,6 +309,20 @@ def test_whatever_a_segment_lives_through_it_reads_gossips_and_reports_the_log(
         _with_store(work)
 
 
+def test_a_page_read_before_the_cut_is_not_remembered_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_store, "_LONG_CHAIN", 1)
+
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        store.offer(*framed([log.write(1), log.write(1), log.write(1)]))
+        assert store.read(PageNumber(1), Lsn(3), LSN_ZERO) == log.page_at(1, 3)
+        log.truncate(2)
+        await store.install(log.timeline, LSN_ZERO)
+        store.offer(*framed([log.write(1)], log.timeline.epoch))
+        assert store.read(PageNumber(1), log.lsn, LSN_ZERO) == log.page_at(1, log.lsn)
+
+    _with_store(work)
+
+
 def test_a_segment_that_is_behind_or_has_let_go_says_so() -> None:
     async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
         store.offer(*framed([log.write(1)]))

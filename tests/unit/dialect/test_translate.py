@@ -1,0 +1,176 @@
+"""PostgreSQL's statements on a plain SQLite connection: the answer is the one PostgreSQL gives."""
+
+from typing import Any
+
+import apsw
+import pytest
+
+from db_instance.dialect import SqlError, translate
+from db_instance.dialect.functions import FUNCTIONS
+from db_instance.engine.schema import read_schema
+
+_T = """CREATE TABLE t (id serial PRIMARY KEY, n int, s varchar(5), b boolean DEFAULT false, f double precision)"""
+_ROWS = "INSERT INTO t (n, s, b, f) VALUES (1, 'a', true, 1.5), (2, 'b', false, 2), (3, NULL, NULL, NULL)"
+
+
+def _connection() -> apsw.Connection:
+    connection = apsw.Connection(":memory:")
+    for name, arguments, function, deterministic in FUNCTIONS:
+        connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
+    for sql in (_T, _ROWS):
+        _run(connection, sql)
+    return connection
+
+
+def _run(connection: apsw.Connection, sql: str, *params: Any) -> list[tuple[Any, ...]]:
+    return connection.execute(translate(sql, read_schema(connection)).sql, params).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("SELECT id, n, s, b, f FROM t ORDER BY id LIMIT 2", [(1, 1, "a", 1, 1.5), (2, 2, "b", 0, 2.0)]),
+        ("SELECT n FROM public.t WHERE b", [(1,)]),
+        ("SELECT n FROM t ORDER BY s", [(1,), (2,), (3,)]),
+        ("SELECT n FROM t ORDER BY s DESC", [(3,), (2,), (1,)]),
+        ("SELECT n FROM t ORDER BY s NULLS FIRST", [(3,), (1,), (2,)]),
+        ("SELECT 7/2, -7/2, 7%3, 10/4.0, 10::float8/4", [(3, -3, 1, 2.5, 2.5)]),
+        ("SELECT 'a' || 'b', 'a' || NULL", [("ab", None)]),
+        ("SELECT 'A' ILIKE 'a'", [(1,)]),
+        ("SELECT true, false, NOT true, 1 = 1", [(1, 0, 0, 1)]),
+        ("SELECT n::text, '5'::int + 1 FROM t WHERE n = 1", [("1", 6)]),
+        ("SELECT count(*), sum(n), avg(n), min(s) FROM t", [(3, 6, 2.0, "a")]),
+        ("SELECT string_agg(s, ',') FROM t", [("a,b",)]),
+        ("SELECT substring('hello' from 2 for 3), position('l' in 'hello')", [("ell", 3)]),
+        ("SELECT coalesce(s, 'x'), nullif(n, 1) FROM t ORDER BY id LIMIT 1", [("a", None)]),
+        ("SELECT CASE WHEN n > 1 THEN 'big' ELSE 'small' END FROM t ORDER BY n LIMIT 2", [("small",), ("big",)]),
+        ("WITH x AS (SELECT n FROM t WHERE n > 1) SELECT * FROM x ORDER BY 1", [(2,), (3,)]),
+        ("SELECT n FROM t ORDER BY n OFFSET 1 FETCH FIRST 1 ROWS ONLY", [(2,)]),
+        ("UPDATE t SET n = n + 10 WHERE n = 1 RETURNING n", [(11,)]),
+        ("DELETE FROM t WHERE n = 2 RETURNING id, s", [(2, "b")]),
+        ("INSERT INTO t (id, n) VALUES (2, 9) ON CONFLICT (id) DO UPDATE SET n = excluded.n RETURNING n", [(9,)]),
+        ("INSERT INTO t (id, n) VALUES (2, 9) ON CONFLICT DO NOTHING RETURNING n", []),
+        (r"SELECT E'a\nb', $$it's$$, $x$a$$b$x$, 'it''s'", [("a\nb", "it's", "a$$b", "it's")]),
+        ("SELECT greatest(1, 2), least(1, 2), floor(2.7), ceil(2.1)", [(2, 1, 2, 3)]),
+        ("SELECT n FROM t WHERE n = 1 FOR UPDATE", [(1,)]),
+        ("SELECT n IS NULL, n IS DISTINCT FROM 2 FROM t ORDER BY n LIMIT 2", [(0, 1), (0, 0)]),
+        ("SELECT row_number() OVER (ORDER BY n DESC), n FROM t ORDER BY n LIMIT 1", [(3, 1)]),
+        ("VALUES (1, 2), (3, 4)", [(1, 2), (3, 4)]),
+        ("SELECT left('abc', -1), right('abc', -1), split_part('a,b', ',', 2)", [("ab", "bc", "b")]),
+        ("SELECT strpos('abc', 'c'), lpad('a', 3), repeat('ab', 2), md5(NULL)", [(3, "  a", "abab", None)]),
+        ("SELECT 1 /* ; */ -- comment", [(1,)]),
+    ],
+)  # fmt: skip
+def test_the_answer_is_postgresqls(sql: str, rows: list[tuple[Any, ...]]) -> None:
+    assert _run(_connection(), sql) == rows
+
+
+@pytest.mark.parametrize(
+    ("why", "sql", "rows"),
+    [
+        ("a cast to an integer rounds", "SELECT 1.7::int", [(2,)]),
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="translated to something that means another thing")
+def test_the_answer_should_be_postgresqls(why: str, sql: str, rows: list[tuple[Any, ...]]) -> None:
+    assert _run(_connection(), sql) == rows
+
+
+@pytest.mark.parametrize(
+    ("sql", "sqlstate", "position"),
+    [
+        ("SELEC 1", "42601", 1),
+        ("  ATTACH 'x' AS y", "42601", 3),
+        ("PRAGMA writable_schema = 1", "42601", 1),
+        ("SELECT 'a", "42601", 8),
+        ("SELECT FROM WHERE", "42601", None),
+        ("COMMIT NOW", "42601", 8),
+        ("SAVEPOINT", "42601", 10),
+        ("SELECT 1 FROM pg_catalog.pg_class", "0A000", None),
+        ("SELECT 1 FROM other.t", "42P01", None),
+        ("CREATE TEMP TABLE x (a int)", "0A000", None),
+        ("CREATE TABLE x AS SELECT 1", "0A000", None),
+        ("CREATE TABLE x (a numeric)", "0A000", None),
+        ("CREATE TABLE x (a nonsense)", "42704", None),
+        ("CREATE TABLE x (a serial)", "0A000", None),
+        ("CREATE TRIGGER x", "0A000", None),
+        ("CREATE INDEX x ON t USING gin (s)", "0A000", None),
+        ("ALTER SYSTEM SET x = 1", "0A000", None),
+        ("DROP DATABASE x", "0A000", None),
+        ("COPY t FROM '/etc/passwd'", "0A000", None),
+        ("LISTEN x", "0A000", None),
+        ("EXPLAIN SELECT 1", "0A000", None),
+        ("SELECT 1::money", "0A000", None),
+    ],
+)
+def test_refused(sql: str, sqlstate: str, position: int | None) -> None:
+    with pytest.raises(SqlError) as raised:
+        translate(sql, read_schema(_connection()))
+    assert (raised.value.sqlstate, raised.value.position) == (sqlstate, position)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT extract(year from now())",
+        "SELECT date_trunc('day', now())",
+        "SELECT now() - interval '1 day'",
+        "SELECT ARRAY[1, 2]",
+        "SELECT to_char(now(), 'YYYY')",
+        "SELECT n FROM t WHERE n = ANY(ARRAY[1])",
+    ],
+)
+@pytest.mark.xfail(strict=True, reason="what the generator does not know is written all the same")
+def test_what_is_not_known_should_be_refused(sql: str) -> None:
+    with pytest.raises(SqlError, match="not supported"):
+        translate(sql, read_schema(_connection()))
+
+
+@pytest.mark.parametrize(
+    ("why", "sql"),
+    [
+        ("no number", "INSERT INTO t (n) VALUES ('x')"),
+        ("too large", "INSERT INTO t (n) VALUES (2147483648)"),
+        ("too long", "INSERT INTO t (s) VALUES ('toolong')"),
+        ("no float", "INSERT INTO t (f) VALUES ('x')"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_columns_hold_their_types_only(why: str, sql: str) -> None:
+    with pytest.raises(apsw.ConstraintError):
+        _run(_connection(), sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "oids"),
+    [
+        ("SELECT $1::int + 1, $2", (23, 0)),
+        ("INSERT INTO t (n, s) VALUES ($2, $1)", (1043, 23)),
+        ("SELECT n FROM t WHERE n = $1 AND s = $2 LIMIT $3", (23, 1043, 20)),
+        ("UPDATE t SET f = $1 WHERE id IN ($2)", (701, 20)),
+    ],
+)
+def test_parameters_know_their_types(sql: str, oids: tuple[int, ...]) -> None:
+    assert translate(sql, read_schema(_connection())).param_types == oids
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "tag", "reads_only"),
+    [
+        ("", "empty", "", True),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE", "begin", "BEGIN", True),
+        ("START TRANSACTION READ ONLY", "begin", "START TRANSACTION", True),
+        ("END", "commit", "COMMIT", True),
+        ("ROLLBACK TO SAVEPOINT a", "rollback_to", "ROLLBACK", True),
+        ("SELECT 1", "select", "SELECT", True),
+        ("SELECT n FROM t FOR UPDATE", "select", "SELECT", False),
+        ("WITH x AS (DELETE FROM t RETURNING n) SELECT * FROM x", "select", "SELECT", False),
+        ("INSERT INTO t (n) VALUES (1)", "insert", "INSERT 0", False),
+        ("TRUNCATE t", "ddl", "TRUNCATE TABLE", False),
+        ("COPY t FROM STDIN", "copy_from", "COPY", False),
+        ("VACUUM", "noop", "VACUUM", True),
+    ],
+)
+def test_what_a_statement_is(sql: str, kind: str, tag: str, reads_only: bool) -> None:
+    found = translate(sql, read_schema(_connection()))
+    assert (found.kind, found.tag, found.reads_only) == (kind, tag, reads_only)
