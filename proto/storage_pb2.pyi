@@ -101,12 +101,15 @@ class ReadPagesRequest(_message.Message):
     READ_LSN_FIELD_NUMBER: _builtins.int
     REQUIRED_SCL_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     epoch: _builtins.int
     group: _builtins.int
     read_lsn: _builtins.int
     required_scl: _builtins.int
     """the group's last LSN at the read point"""
+    id: _builtins.int
+    """the reply carries the same"""
     @_builtins.property
     def page(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -118,10 +121,11 @@ class ReadPagesRequest(_message.Message):
         read_lsn: _builtins.int = ...,
         required_scl: _builtins.int = ...,
         page: _abc.Iterable[_builtins.int] | None = ...,
+        id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "page", b"page", "read_lsn", b"read_lsn", "required_scl", b"required_scl", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "id", b"id", "page", b"page", "read_lsn", b"read_lsn", "required_scl", b"required_scl", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,8 +138,13 @@ class ReadPagesReply(_message.Message):
     PAGE_LSN_FIELD_NUMBER: _builtins.int
     PAGE_CRC_FIELD_NUMBER: _builtins.int
     PAGES_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     pages: _builtins.bytes
     """lz4 block of the pages, one after the other"""
+    id: _builtins.int
+    error: _builtins.str
+    """"ClassName: message" of volume/errors.py instead of the rest"""
     @_builtins.property
     def page_lsn(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """0: the page was never written"""
@@ -148,10 +157,12 @@ class ReadPagesReply(_message.Message):
         page_lsn: _abc.Iterable[_builtins.int] | None = ...,
         page_crc: _abc.Iterable[_builtins.int] | None = ...,
         pages: _builtins.bytes = ...,
+        id: _builtins.int = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_crc", b"page_crc", "page_lsn", b"page_lsn", "pages", b"pages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id", "page_crc", b"page_crc", "page_lsn", b"page_lsn", "pages", b"pages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,9 +21,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, cast
 
+from google.protobuf.message import DecodeError
+
 from runtime.events import get_logger
 from runtime.transport import StreamHandler
-from volume.errors import InvalidRequest, PeerUnavailable, UnknownFormat, VolumeError, error_by_name
+from volume.errors import InvalidRequest, PeerUnavailable, UnknownFormat, VolumeError, told_error
 from volume.limits import CONNECT_TIMEOUT_S, MESSAGE_BYTES_MAX, MIB
 
 events = get_logger("runtime.stream")
@@ -174,9 +176,7 @@ class SocketStream(asyncio.Protocol):
             self._ended = True
             self._wake()
         elif kind == _ERROR:
-            name, _, message = payload.decode("utf-8", "replace").partition(": ")
-            raised = error_by_name(name) or PeerUnavailable
-            raise raised(message)
+            raise told_error(payload.decode("utf-8", "replace"))
 
     def _wake(self) -> None:
         if self._receiver is not None and not self._receiver.done():
@@ -333,6 +333,8 @@ class StreamServer:
             stream.finish(None)
         except VolumeError as error:
             stream.finish(error)
+        except DecodeError:
+            stream.finish(InvalidRequest(f"{method}: the message cannot be decoded"))
         except Exception as error:
             events.error("rpc.bug", method=method, exc_info=error)
             stream.cancel()

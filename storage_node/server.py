@@ -9,7 +9,7 @@ from proto import storage_pb2
 from runtime.transport import Handlers, Stream
 from storage_node.node import StorageNode
 from storage_node.segment_store import Peer, SegmentStore
-from volume.errors import InvalidRequest, StaleEpoch
+from volume.errors import InvalidRequest, StaleEpoch, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import LAYER_CHUNK_BYTES, READ_PAGES_MAX
 from volume.log_batch import split_frames
@@ -26,7 +26,6 @@ class StorageService:
 
     def handlers(self) -> Handlers:
         unary = {
-            "ReadPages": self.read_pages,
             "Promise": self.promise,
             "InstallTimeline": self.install_timeline,
             "CreateSegment": self.create_segment,
@@ -37,14 +36,23 @@ class StorageService:
         }
         return Handlers(
             {_SERVICE + name: method for name, method in unary.items()},
-            {_SERVICE + "AppendLog": self.append_log},
+            {_SERVICE + "AppendLog": self.append_log, _SERVICE + "ReadPages": self.read_pages},
         )
 
     async def append_log(self, stream: Stream) -> None:
         await AppendStream(self._node, stream).run()
 
-    async def read_pages(self, data: bytes) -> bytes:
-        request = storage_pb2.ReadPagesRequest.FromString(data)
+    async def read_pages(self, stream: Stream) -> None:
+        """One reader's stream: each request is answered in its turn."""
+        while (data := await stream.receive()) is not None:
+            request = storage_pb2.ReadPagesRequest.FromString(data)
+            try:
+                reply = self._read(request)
+            except VolumeError as error:
+                reply = storage_pb2.ReadPagesReply(id=request.id, error=f"{type(error).__name__}: {error}")
+            await stream.send(reply.SerializeToString())
+
+    def _read(self, request: storage_pb2.ReadPagesRequest) -> storage_pb2.ReadPagesReply:
         if not 0 < len(request.page) <= READ_PAGES_MAX or min(request.page) == 0:
             raise InvalidRequest(f"read {len(request.page)} pages: 1 to {READ_PAGES_MAX}, numbered from 1")
         segment = self._segment(request.volume, request.group)
@@ -54,10 +62,11 @@ class StorageService:
         found = [segment.read(PageNumber(page), lsn, required) for page in request.page]
         self._node.pages_read += len(found)
         return storage_pb2.ReadPagesReply(
+            id=request.id,
             page_lsn=[lsn for lsn, _ in found],
             page_crc=[checksum(content) for _, content in found],
             pages=lz4.block.compress(b"".join(content for _, content in found), store_size=False),
-        ).SerializeToString()
+        )
 
     async def promise(self, data: bytes) -> bytes:
         request = storage_pb2.PromiseRequest.FromString(data)

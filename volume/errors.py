@@ -106,3 +106,10 @@ def error_by_name(name: str) -> type[VolumeError] | None:
     if isinstance(found, type) and issubclass(found, VolumeError):
         return found
     return None
+
+
+def told_error(text: str) -> VolumeError:
+    """The error that a peer told as "ClassName: message"; of a class that we do not know, Internal."""
+    name, _, message = text.partition(": ")
+    kind = error_by_name(name)
+    return kind(message) if kind is not None else Internal(text)

@@ -6,7 +6,7 @@ lowest one is what storage must keep.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from db_instance.engine.mini_transaction import (
@@ -27,6 +27,7 @@ from volume.ids import Lsn, PageNumber
 from volume.limits import LOCK_PAGE_OFFSET, PAGE_SIZE_BYTES, READ_PAGES_MAX
 
 LOCK_PAGE: Final = PageNumber(LOCK_PAGE_OFFSET // PAGE_SIZE_BYTES + 1)
+_BEFORE_AT_ONCE: Final = 64
 _CHUNK_PAGES: Final = 256
 """Pages of a large transaction that become redo between two looks at the back-pressure."""
 
@@ -83,8 +84,11 @@ class Pages:
 
     # Reading
 
-    def read(self, page: PageNumber, read_point: Lsn, ahead: int = 0) -> bytes:
-        """The page as of the read point. Parks the greenlet if it is not in the pool."""
+    def read(self, page: PageNumber, read_point: Lsn, ahead: Sequence[int] = ()) -> bytes:
+        """The page as of the read point. Parks the greenlet if it is not in the pool.
+
+        `ahead`: pages that are likely to be wanted next; what is missing of them is fetched with it.
+        """
         version = self.cache.get(page, read_point)
         if version is None:
             version = park(self.fetch(page, read_point, ahead))
@@ -97,8 +101,8 @@ class Pages:
         self._page_count = max(self._page_count, count)
         return count
 
-    async def fetch(self, page: PageNumber, read_point: Lsn, ahead: int = 0) -> Version:
-        """Read the page from storage, and up to `ahead` pages after it with it."""
+    async def fetch(self, page: PageNumber, read_point: Lsn, ahead: Sequence[int] = ()) -> Version:
+        """Read the page from storage, and with it what is missing of `ahead`."""
         while (flight := self._flights.get(page)) is not None:
             await asyncio.wait([flight])
             version = self.cache.get(page, read_point)
@@ -113,7 +117,7 @@ class Pages:
         lsn, data = (await driver.read_pages([page], read_point))[0]
         return Version(lsn, data)
 
-    async def _fetch_at(self, vdl: Lsn, page: PageNumber, ahead: int) -> Version:
+    async def _fetch_at(self, vdl: Lsn, page: PageNumber, ahead: Sequence[int]) -> Version:
         wanted = [page, *self._worth_fetching(page, ahead)]
         flight: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for number in wanted:
@@ -130,19 +134,20 @@ class Pages:
             flight.set_result(None)
         return found[page]
 
-    def _worth_fetching(self, page: PageNumber, ahead: int) -> list[PageNumber]:
+    def _worth_fetching(self, page: PageNumber, ahead: Sequence[int]) -> list[PageNumber]:
         if not ahead:
             return []
         pages_per_group = self.driver.pages_per_group
-        group_end = (page - 1) // pages_per_group * pages_per_group + pages_per_group
-        last = min(self._page_count, group_end, page + min(ahead, READ_PAGES_MAX - 1))
+        first = (page - 1) // pages_per_group * pages_per_group + 1
+        last = min(self._page_count, first + pages_per_group - 1)
         return [
             PageNumber(number)
-            for number in range(page + 1, last + 1)
-            if number != LOCK_PAGE
+            for number in ahead
+            if first <= number <= last
+            and number not in (page, LOCK_PAGE)
             and number not in self._flights
             and self.cache.newest(PageNumber(number)) is None
-        ]
+        ][: READ_PAGES_MAX - 1]
 
     # Committing
 
@@ -175,12 +180,26 @@ class Pages:
             return before_creation()
         return park(self.fetch(page, NEWEST))
 
+    def _fetch_before(self, pages: Sequence[PageNumber], count_before: int) -> None:
+        """Bring the versions before the commit that are not in the pool, many at a time: SQLite writes pages
+        of its free list without reading them first."""
+        missing = [page for page in pages if page <= count_before and self.cache.newest(page) is None]
+        if len(missing) > 1:
+            park(self._fetch_all(missing))
+
+    async def _fetch_all(self, pages: list[PageNumber]) -> None:
+        for start in range(0, len(pages), _BEFORE_AT_ONCE):
+            part = pages[start : start + _BEFORE_AT_ONCE]
+            await self.fetch(part[0], NEWEST, part[1:])
+
     def _commit_small(
         self, staged: StagedPages, header_before: Version, header_after: bytes, count_before: int
     ) -> Lsn | None:
         changes: list[Change] = []
         written: list[bytes] = []
-        for page in staged.in_order():
+        pages = list(staged.in_order())
+        self._fetch_before(pages, count_before)
+        for page in pages:
             if page == HEADER_PAGE:
                 continue
             after = staged.get(page)
@@ -213,15 +232,12 @@ class Pages:
         started = False
         try:
             changes: list[Change] = []
-            for page in staged.in_order():
-                if page == HEADER_PAGE:
-                    continue
-                after = staged.get(page)
-                assert after is not None
-                change = change_of(page, self._before(page, count_before), after)
-                if change is not None:
-                    changes.append(change)
-                if len(changes) >= _CHUNK_PAGES:
+            pages = [page for page in staged.in_order() if page != HEADER_PAGE]
+            for start in range(0, len(pages), _CHUNK_PAGES):
+                part = pages[start : start + _CHUNK_PAGES]
+                self._fetch_before(part, count_before)
+                changes = self._changes_of(part, staged, count_before)
+                if changes and start + _CHUNK_PAGES < len(pages):
                     park(self.driver.wait_for_room())
                     started = True
                     self._append_superseding(changes)
@@ -238,6 +254,18 @@ class Pages:
             raise
         self.newest = last
         return last
+
+    def _changes_of(
+        self, pages: Sequence[PageNumber], staged: StagedPages, count_before: int
+    ) -> list[Change]:
+        changes = []
+        for page in pages:
+            after = staged.get(page)
+            assert after is not None
+            change = change_of(page, self._before(page, count_before), after)
+            if change is not None:
+                changes.append(change)
+        return changes
 
     def _append_superseding(self, changes: list[Change]) -> Lsn:
         last = self.driver.append(changes)

@@ -11,13 +11,12 @@ import apsw
 
 from db_instance.engine.page_cache import NEWEST
 from db_instance.engine.pages import Pages
+from db_instance.engine.read_ahead import ReadAhead, is_interior
 from db_instance.engine.staged_pages import StagedPages
 from volume.ids import Lsn, PageNumber
 from volume.limits import MIB, PAGE_SIZE_BYTES
 
 _STAGED_MEMORY_MAX: Final = 32 * MIB
-_AHEAD_MAX: Final = 64
-"""Pages read ahead of a scan: a quarter of a megabyte an answer."""
 
 
 class VolumeFile(apsw.VFSFile):
@@ -33,8 +32,7 @@ class VolumeFile(apsw.VFSFile):
         self._pages = pages
         self._spill_folder = spill_folder
         self._staged: StagedPages | None = None
-        self._last_miss = 0
-        self._ahead = 0
+        self._read_ahead = ReadAhead()
 
     def xRead(self, amount: int, offset: int) -> bytes:
         page = PageNumber(offset // PAGE_SIZE_BYTES + 1)
@@ -44,6 +42,8 @@ class VolumeFile(apsw.VFSFile):
         if content is None:
             content = self._committed(page)
         if amount == PAGE_SIZE_BYTES:
+            if is_interior(content):
+                self._read_ahead.saw_interior(content)
             return content
         # SQLite also reads 16 bytes at offset 24 to see whether another commit was here.
         start = offset % PAGE_SIZE_BYTES
@@ -59,15 +59,7 @@ class VolumeFile(apsw.VFSFile):
         version = self._pages.cache.get(page, read_point)
         if version is not None:
             return version.data
-        self._ahead = self._next_ahead(page)
-        self._last_miss = page
-        return self._pages.read(page, read_point, self._ahead)
-
-    def _next_ahead(self, page: PageNumber) -> int:
-        """Misses that follow each other closely are a scan: read ahead, twice as far each time."""
-        if self._last_miss < page <= self._last_miss + self._ahead + 2:
-            return min(_AHEAD_MAX, max(4, self._ahead * 2))
-        return 0
+        return self._pages.read(page, read_point, self._read_ahead.on_miss(page))
 
     def xWrite(self, data: bytes, offset: int) -> None:
         page, start = divmod(offset, PAGE_SIZE_BYTES)

@@ -149,6 +149,7 @@ class VolumeDriver:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._calls.close()
         for _, _, future, _ in self._waiting:
             if not future.done():
                 future.set_exception(OutcomeUnknown("the instance stops before the commit is acknowledged"))

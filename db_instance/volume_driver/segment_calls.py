@@ -4,6 +4,7 @@ from typing import Final
 
 import lz4.block
 
+from db_instance.volume_driver.page_reader import PageReader
 from proto import storage_pb2
 from runtime.transport import Transport
 from volume.errors import CorruptPage, InvalidRequest
@@ -23,6 +24,7 @@ class SegmentCalls:
         self._transport = transport
         self._volume = volume
         self._epoch = epoch
+        self._readers: dict[str, PageReader] = {}
 
     async def promise(self, address: str, group: GroupId, slot: int) -> SegmentTail:
         """Shut out older epochs at this segment, and learn what it holds. Raises StaleEpoch."""
@@ -64,8 +66,14 @@ class SegmentCalls:
             required_scl=required_scl,
             page=pages,
         )
-        data = await self._call(address, "ReadPages", request.SerializeToString())
-        return _unpack_pages(storage_pb2.ReadPagesReply.FromString(data), pages)
+        reader = self._readers.get(address)
+        if reader is None:
+            reader = self._readers[address] = PageReader(self._transport, address)
+        return _unpack_pages(await reader.read(request), pages)
+
+    async def close(self) -> None:
+        for reader in self._readers.values():
+            await reader.close()
 
     async def _call(self, address: str, method: str, request: bytes) -> bytes:
         return await self._transport.call(address, _SERVICE + method, request, timeout_s=CALL_TIMEOUT_S)

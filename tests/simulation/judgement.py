@@ -3,19 +3,14 @@
 import asyncio
 from typing import Final
 
-import lz4.block
-
 from db_instance.volume_driver.driver import VolumeDriver
-from proto import storage_pb2
+from db_instance.volume_driver.segment_calls import SegmentCalls
 from tests.simulation.process import Process
 from tests.simulation.sim_control import VOLUME
 from tests.simulation.world import World, Writer
 from volume.errors import CorruptPage, SegmentFailed, VolumeError
-from volume.ids import GroupId
-from volume.limits import PAGE_SIZE_BYTES
-from volume.page import checksum
+from volume.ids import GroupId, Lsn, PageNumber, VolumeId
 
-_READ_PAGES: Final = "/sixfold.storage.Storage/ReadPages"
 _POLL_S: Final = 0.2
 _PAGES_A_READ: Final = 64
 
@@ -87,33 +82,24 @@ async def _compare_pages(world: World, driver: VolumeDriver, group: GroupId, pag
 
 
 async def _read(
-    world: World, driver: VolumeDriver, node: str, group: GroupId, pages: list[int]
-) -> list[tuple[int, bytes]] | None:
+    world: World, driver: VolumeDriver, node: str, group: GroupId, pages: list[PageNumber]
+) -> list[tuple[Lsn, bytes]] | None:
     """Asked until the copy is complete: gossip closes its gaps. None if a copy with bit rot says so."""
-    request = storage_pb2.ReadPagesRequest(
-        volume=VOLUME,
-        epoch=driver.epoch,
-        group=group,
-        read_lsn=driver.vdl,
-        required_scl=driver._frontier.durable_end(group),
-        page=pages,
-    )
     judge = world.network.host("judge", Process("judge"))
-    while True:
-        try:
-            data = await judge.call(f"{node}:1", _READ_PAGES, request.SerializeToString(), timeout_s=5.0)
-            break
-        except VolumeError as error:
-            if node == world.rotten and _tells_of_damage(world, error):
-                world.refused_reads += 1
-                return None
-            world.trace.note("not_yet", node=node, group=group, reason=error)
-            await asyncio.sleep(_POLL_S)
-    reply = storage_pb2.ReadPagesReply.FromString(data)
-    content = lz4.block.decompress(reply.pages, uncompressed_size=len(pages) * PAGE_SIZE_BYTES)
-    found = [content[at : at + PAGE_SIZE_BYTES] for at in range(0, len(content), PAGE_SIZE_BYTES)]
-    assert [checksum(page) for page in found] == list(reply.page_crc)
-    return list(zip(reply.page_lsn, found, strict=True))
+    calls = SegmentCalls(judge, VolumeId(VOLUME), driver.epoch)
+    required = driver._frontier.durable_end(group)
+    try:
+        while True:
+            try:
+                return await calls.read_pages(f"{node}:1", group, driver.vdl, required, pages)
+            except VolumeError as error:
+                if node == world.rotten and _tells_of_damage(world, error):
+                    world.refused_reads += 1
+                    return None
+                world.trace.note("not_yet", node=node, group=group, reason=error)
+                await asyncio.sleep(_POLL_S)
+    finally:
+        await calls.close()
 
 
 def _tells_of_damage(world: World, error: VolumeError) -> bool:
