@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from tests.cluster import hostile
 from tests.cluster.real_cluster import Cluster
 
@@ -18,9 +16,6 @@ _LISTENING: Final = "0A"
 _BUG: Final = re.compile(r"rpc\.bug|session\.bug|Traceback|never retrieved", re.IGNORECASE)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="runtime/socket_stream.py logs a message that cannot be decoded as a bug of its own"
-)
 def test_no_bytes_from_the_network_end_a_process_or_disturb_another_client(cluster: Cluster) -> None:
     seed = random.SystemRandom().randrange(1 << 32)
     dice = random.Random(seed)
