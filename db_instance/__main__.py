@@ -14,6 +14,7 @@ from runtime.clock import RealClock
 from runtime.grpc_transport import GrpcTransport
 from runtime.lifecycle import run
 from runtime.metrics import serve_metrics
+from volume.errors import StaleEpoch
 
 
 async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
@@ -34,8 +35,8 @@ async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
         instance.count_sessions = lambda: sql.sessions
         host, _, port = config.sql.rpartition(":")
         await sql.start(host, int(port))
-    except OSError as error:
-        log.error("instance.not_started", reason=str(error))
+    except (OSError, StaleEpoch) as error:
+        log.error("instance.not_started", reason=f"{type(error).__name__}: {error}")
         print(f"db instance {config.id}: {error}", file=sys.stderr)
         return 1
     log.info("instance.ready", instance=config.id, sql=config.sql)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from proto import storage_pb2
 from runtime.events import get_logger
 from runtime.transport import Transport
+from storage_node.layers.layer_file import LayerReader
 from storage_node.segment_store import SegmentStore
 from volume.errors import CorruptPage, VolumeError
 from volume.ids import GroupId, Lsn, VolumeId
@@ -29,6 +30,8 @@ _SERVICE: Final = "/sixfold.storage.Storage/"
 _EVERY_S: Final = 0.25
 _ASKS_MAX: Final = 64
 _ROUNDS_MAX: Final = 1000
+_BLOBS_A_STEP: Final = 64
+"""Blobs of a copied layer that are checked before others have their turn."""
 
 
 class Gossip:
@@ -70,6 +73,9 @@ class Gossip:
                     return
             except VolumeError:
                 return  # a peer that is away: the next turn asks another
+            except OSError as error:
+                events.error("gossip.disk_failed", source=address, reason=str(error))
+                return
 
     async def _ask(self, address: str, segments: list[SegmentStore]) -> bool:
         """One question and what it brought. True if there is more to be had."""
@@ -135,14 +141,25 @@ class Gossip:
         timeline = Timeline.decode(listed.timeline)
         if timeline.epoch != segment.chain.timeline.epoch or listed.complete_lsn <= segment.chain.scl:
             return
-        names = [await self._copy_layer(address, segment, layer) for layer in listed.layer]
-        await segment.adopt(names, Lsn(listed.complete_lsn))
+        names: list[str] = []
+        try:
+            for layer in listed.layer:
+                names.append(segment.layers.new_name("copied", Lsn(0), Lsn(0)))
+                await self._copy_layer(address, segment, layer, names[-1])
+            if not await segment.adopt(names, Lsn(listed.complete_lsn), timeline):
+                return
+        except (VolumeError, OSError):
+            if not set(names) & {info.name for info in segment.layers.layers}:
+                segment.layers.retire(names)
+            raise
         await self._node.settle([segment])
         self._node.tell_watchers(segment)
         events.info("segment.layers_copied", segment=str(segment.id), source=address, layers=len(names))
 
-    async def _copy_layer(self, address: str, segment: SegmentStore, layer: storage_pb2.Layer) -> str:
-        name = segment.layers.new_name("copied", Lsn(0), Lsn(0))
+    async def _copy_layer(
+        self, address: str, segment: SegmentStore, layer: storage_pb2.Layer, name: str
+    ) -> None:
+        """Raises CorruptPage when the peer's layer is damaged: damage must not spread."""
         file = segment.layers.create(name)
         try:
             while file.size < layer.size:
@@ -163,6 +180,8 @@ class Gossip:
                     )
                 file.append(chunk.data)
             await file.sync()
+            for count, _ in enumerate(LayerReader(file, name).verify()):
+                if count % _BLOBS_A_STEP == 0:
+                    await asyncio.sleep(0)
         finally:
             file.close()
-        return name

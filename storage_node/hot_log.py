@@ -10,7 +10,8 @@ Files hot/<n>.log of about 16 MiB:
         12     4  crc       crc32c of the node's id
         16     n  frames    volume/log_batch.py, one after the other
 
-On opening every frame is read back and checked. Behind a damaged place the next frame is searched for:
+On opening every frame is read back and checked. A file whose head is gone was never synced, or is damaged:
+its frames stand for themselves. Behind a damaged place the next frame is searched for:
 if there is none, it was the torn tail of a crash and is cut; if there is, the damage is told and what it
 held comes back from the peers. A file goes once all its frames are in layers.
 """
@@ -79,7 +80,8 @@ class HotLog:
             log.file.close()
             self._disk.remove(f"hot/{name}")  # a crash right after its creation
             return
-        self._check_head(name, data)
+        if not self._has_head(name, data):
+            events.error("hot_log.damaged", file=name, offset=0, until=_HEAD.size, reason="no head")
         self._files.append(log)
         self._dirty.append(log.file)
         self._new_names = True
@@ -96,14 +98,16 @@ class HotLog:
             _note(log, header)
             yield header, frame
 
-    def _check_head(self, name: str, data: bytes) -> None:
+    def _has_head(self, name: str, data: bytes) -> bool:
+        """False if the head is gone. Raises UnknownFormat; CorruptRecord for another node's file."""
         magic, version, _, crc = _HEAD.unpack_from(data)
         if magic != _MAGIC:
-            raise CorruptRecord(f"open hot/{name}: not a hot log")
+            return False
         if version != HOT_LOG_FORMAT:
             raise UnknownFormat(f"open hot/{name}: format {version}, this release knows {HOT_LOG_FORMAT}")
         if crc != self._node_crc:
             raise CorruptRecord(f"open hot/{name}: it belongs to another node")
+        return True
 
     def _after_damage(
         self, log: _LogFile, data: bytes, offset: int, why: VolumeError, *, is_last: bool

@@ -15,7 +15,7 @@ from runtime.events import get_logger
 from runtime.transport import Transport
 from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
-from storage_node.layers.compaction import ImageWriting, Plan, plan
+from storage_node.layers.compaction import ImageWriting, Plan
 from storage_node.segment_store import Peer, SegmentStore
 from volume.errors import CorruptRecord, SegmentFailed, UnknownSegment, VolumeBusy, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
@@ -230,7 +230,8 @@ class StorageNode:
 
     @property
     def hot_bytes(self) -> int:
-        return sum(segment.hot_bytes for segment in self.segments.values())
+        """Of failed segments nothing is counted: it can never become layers, and nobody should wait for it."""
+        return sum(segment.hot_bytes for segment in self.segments.values() if segment.failed is None)
 
     # Background
 
@@ -244,7 +245,13 @@ class StorageNode:
                 await self._guard(segment, segment.flush())
                 self._room.set()
             if due:
-                self.log.release(self._flushed)
+                self._release_log()
+
+    def _release_log(self) -> None:
+        try:
+            self.log.release(self._flushed)
+        except OSError as error:
+            self._fail_all(error)
 
     async def _settle_what_was_left(self) -> None:
         """Frames whose stream broke off before anyone waited for their sync: nobody will send them again."""
@@ -261,7 +268,7 @@ class StorageNode:
         if self.log.size_bytes > _HOT_LOG_FLUSH_BYTES:
             return live
         due = [segment for segment in live if segment.memory.size_bytes >= _SEGMENT_FLUSH_BYTES]
-        if not due and self.hot_bytes > _NODE_FLUSH_BYTES:
+        if not due and live and self.hot_bytes > _NODE_FLUSH_BYTES:
             due = [max(live, key=lambda segment: segment.memory.size_bytes)]
         return due
 
@@ -275,7 +282,7 @@ class StorageNode:
             for segment in list(self.segments.values()):
                 if segment.failed is not None:
                     continue
-                wanted = plan(segment.layers.layers, segment.chain.known_vdl, segment.read_floor)
+                wanted = segment.worth_doing()
                 if wanted is not None:
                     await self._guard(segment, self._compact(segment, wanted))
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from runtime.disk import Disk
 from runtime.events import get_logger
-from storage_node.layers.compaction import ImageWriting, Plan
+from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap
 from storage_node.segment.chain import Chain, Report, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
@@ -173,6 +173,11 @@ class SegmentStore:
         counted = (key.lsn for key in held if key.lsn <= limit and timeline.counts(key.lsn))
         return max(counted, default=self.layers.last_counted(limit, timeline))
 
+    @property
+    def complete_lsn(self) -> Lsn:
+        """The last LSN that counts of those that are in layers: where a copy of the layers goes on."""
+        return self.layers.last_counted(self.flushed_lsn, self.chain.timeline)
+
     # Reading
 
     def read(self, page: PageNumber, read_lsn: Lsn, required_scl: Lsn) -> tuple[Lsn, bytes]:
@@ -283,6 +288,16 @@ class SegmentStore:
                 self._flushing = MemoryTable()
                 self._recent.clear()
 
+    def worth_doing(self) -> Plan | None:
+        """What compaction should do next."""
+        layers, timeline = self.layers, self.chain.timeline
+        return plan(
+            layers.layers,
+            lambda info: layers.counted_end(info, timeline),
+            self.chain.known_vdl,
+            self.read_floor,
+        )
+
     async def finish(self, done: Plan, writing: ImageWriting | None) -> None:
         """A plan is carried out: its layer counts, what it replaces goes."""
         async with self.lock:
@@ -298,9 +313,14 @@ class SegmentStore:
             await self.save()
             self.layers.retire(gone)
 
-    async def adopt(self, names: list[str], complete: Lsn) -> None:
-        """Layers copied from a peer, whole and checked, take the place of ours."""
+    async def adopt(self, names: list[str], complete: Lsn, timeline: Timeline) -> bool:
+        """Layers copied from a peer, whole and checked, take the place of ours. False: they are of no use any
+        more, since we have come as far meanwhile, or another timeline counts, and are removed."""
         async with self.lock:
+            self.check()
+            if complete <= self.chain.scl or timeline.epoch != self.chain.timeline.epoch:
+                self.layers.retire(names)
+                return False
             old = [info.name for info in self.layers.layers]
             self.layers.drop(old)
             for name in names:
@@ -314,6 +334,7 @@ class SegmentStore:
             self._recent.clear()
             await self.save()
             self.layers.retire(old)
+            return True
 
     def close(self) -> None:
         self.layers.close()

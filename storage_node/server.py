@@ -118,7 +118,7 @@ class StorageService:
         segment = self._segment(request.volume, request.group)
         return storage_pb2.ListLayersReply(
             layer=[storage_pb2.Layer(name=info.name, size=info.size_bytes) for info in segment.layers.layers],
-            complete_lsn=segment.flushed_lsn,
+            complete_lsn=segment.complete_lsn,
             timeline=segment.chain.timeline.encode(),
             known_vdl=segment.chain.known_vdl,
         ).SerializeToString()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from db_instance.dialect.statement import SqlError
+
 VERSION: Final = "PostgreSQL 15.0 (Sixfold 0.1.0)"
 
 Function = tuple[str, int, Callable[..., Any], bool]
@@ -16,6 +18,17 @@ Function = tuple[str, int, Callable[..., Any], bool]
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(" ").replace("+00:00", "+00")
+
+
+def _integer(value: Any) -> int:
+    """A cast to an integer: PostgreSQL rounds, half to even, where SQLite cuts off."""
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            raise SqlError("22P02", f'invalid input syntax for type integer: "{value}"') from None
+    rounded: int = round(value)
+    return rounded
 
 
 def _strict(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,6 +43,7 @@ def _split_part(text: str, delimiter: str, number: int) -> str:
 
 FUNCTIONS: Final[list[Function]] = [
     ("sixfold_now", 0, _now, False),
+    ("sixfold_integer", 1, _strict(_integer), True),
     ("clock_timestamp", 0, _now, False),
     ("version", 0, lambda: VERSION, True),
     ("current_database", 0, lambda: "main", True),

@@ -12,9 +12,11 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, ParseError, TokenError, UnsupportedError
 
 from db_instance.dialect import types
+from db_instance.dialect.allowed import check_allowed
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
 
+_INTEGERS: Final = frozenset((types.INT2, types.INT4, types.INT8))
 _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
 
 
@@ -25,6 +27,7 @@ def query(sql: str, catalog: Catalog) -> Statement:
     locking = bool(tree.find(exp.Lock))
     tables = _tables(tree, catalog)
     _simplify(tree)
+    check_allowed(tree)
     params = _param_types(tree, tables, kind, catalog)
     columns = _columns(tree, tables)
     returns_rows = kind == "select" or tree.args.get("returning") is not None
@@ -137,6 +140,11 @@ def _rewritten(tree: exp.Expression) -> exp.Expression:
             return exp.Var(this=f"?{node.name}")
         if isinstance(node, exp.CurrentTimestamp):
             return exp.Anonymous(this="sixfold_now")
+        if isinstance(node, exp.ILike):
+            # SQLite's LIKE is told to tell a from A, as PostgreSQL's does.
+            return exp.Like(this=exp.Lower(this=node.this), expression=exp.Lower(this=node.expression))
+        if isinstance(node, exp.Cast) and _oid_of_type(node.to) in _INTEGERS:
+            return exp.Anonymous(this="sixfold_integer", expressions=[node.this])
         return node
 
     return tree.transform(change)

@@ -172,10 +172,11 @@ class Engine:
         lease = Lease(connection, file)
         for pragma, value in (
             ("page_size", 4096),
-            ("journal_mode", "memory"),
+            ("journal_mode", "persist"),
             ("synchronous", "normal"),
             ("cache_size", -self._settings.connection_cache_kib),
             ("foreign_keys", "on"),
+            ("case_sensitive_like", "on"),
             ("recursive_triggers", "on"),
             ("trusted_schema", "off"),
         ):
@@ -333,10 +334,12 @@ def _describe(connection: apsw.Connection, sql: str, params: int) -> list[tuple[
         described.extend((name, decltype) for name, decltype in cursor.get_description())
         return False
 
+    # A statement that is only prepared is not checked against the schema; one that runs is, and renews it.
+    connection.execute("SELECT 1 FROM sqlite_schema LIMIT 0").fetchall()
     cursor = connection.cursor()
     cursor.exec_trace = stop
     try:
-        cursor.execute(sql, (None,) * params)
+        cursor.execute(sql, (None,) * params, can_cache=False)
     except (apsw.ExecTraceAbort, apsw.ExecutionCompleteError):
         pass  # that is how a trace ends the statement
     finally:

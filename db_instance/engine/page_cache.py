@@ -144,7 +144,7 @@ class PageCache:
         excess = len(self._newest) + len(self._old_order) - self._pages_max
         if excess <= 0:
             return
-        while excess > 0 and self._old_order and self._old_order[0][0] <= self.vdl:
+        while excess > 0 and self._old_order and self._old[self._old_order[0][1]][0].lsn <= self.vdl:
             self._drop_oldest()
             excess -= 1
         tries = _EVICTION_TRIES + excess

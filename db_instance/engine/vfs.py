@@ -5,6 +5,8 @@ decide, hand over, return. What SQLite expects of each is at https://sqlite.org/
 the comments say only what we do differently, and why.
 """
 
+import os
+import tempfile
 from typing import Final
 
 import apsw
@@ -17,6 +19,21 @@ from volume.ids import Lsn, PageNumber
 from volume.limits import MIB, PAGE_SIZE_BYTES
 
 _STAGED_MEMORY_MAX: Final = 32 * MIB
+
+_CHARACTERISTICS: Final = (
+    apsw.SQLITE_IOCAP_SAFE_APPEND
+    | apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+    | apsw.SQLITE_IOCAP_UNDELETABLE_WHEN_OPEN
+)
+"""The last one keeps the journal open from one transaction to the next."""
+
+_TEMPORARY: Final = (
+    apsw.SQLITE_OPEN_TEMP_JOURNAL
+    | apsw.SQLITE_OPEN_READWRITE
+    | apsw.SQLITE_OPEN_CREATE
+    | apsw.SQLITE_OPEN_EXCLUSIVE
+    | apsw.SQLITE_OPEN_DELETEONCLOSE
+)
 
 
 class VolumeFile(apsw.VFSFile):
@@ -129,11 +146,19 @@ class VolumeFile(apsw.VFSFile):
         return PAGE_SIZE_BYTES
 
     def xDeviceCharacteristics(self) -> int:
-        return apsw.SQLITE_IOCAP_SAFE_APPEND | apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+        return _CHARACTERISTICS
 
     def xClose(self) -> None:
         self.xUnlock(apsw.SQLITE_LOCK_NONE)
         self.discard()
+
+
+class JournalFile(apsw.VFSFile):
+    """What a rollback plays back: a nameless temporary file, so that a transaction may change any number of
+    pages. It is of no use after a crash, since nothing uncommitted ever left the instance."""
+
+    def xSync(self, flags: int) -> None:
+        return
 
 
 class VolumeVfs(apsw.VFS):
@@ -141,16 +166,26 @@ class VolumeVfs(apsw.VFS):
 
     def __init__(self, name: str, pages: Pages, spill_folder: str | None) -> None:
         super().__init__(name, "")
+        self._name = name
+        self._journals = 0
         self._pages = pages
         self._spill_folder = spill_folder
         self._opened: dict[str, VolumeFile] = {}
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+        if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
+            return self._open_journal()
         if not flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
             return super().xOpen(name, flags)
         file = VolumeFile(self._pages, self._spill_folder)
         self._opened[_plain(name)] = file
         return file
+
+    def _open_journal(self) -> apsw.VFSFile:
+        self._journals += 1
+        folder = self._spill_folder or tempfile.gettempdir()
+        name = f"{folder}/sixfold-journal.{os.getpid()}.{self._name}.{self._journals}"
+        return JournalFile("", name, [_TEMPORARY, 0])
 
     def take_opened(self, name: str) -> VolumeFile:
         """The file behind a connection that was opened under this name, asked for once."""
@@ -163,7 +198,7 @@ class VolumeVfs(apsw.VFS):
         return name
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        # Journals live in memory; only a temporary file can be meant, and those delete themselves.
+        # Journals and temporary files delete themselves.
         return
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from db_instance.volume_driver.batcher import Batcher, Change, Frame
 from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
 from db_instance.volume_driver.durable_frontier import DurableFrontier
-from db_instance.volume_driver.node_client import NodeClient, Parcel
+from db_instance.volume_driver.node_client import NodeClient, parcels_of
 from db_instance.volume_driver.opening import Opened
 from db_instance.volume_driver.read_plan import Candidate, Latencies, read_order
 from db_instance.volume_driver.segment_calls import SegmentCalls
@@ -191,9 +191,9 @@ class VolumeDriver:
             self._last_progress = self._clock.monotonic()
         round_, frames = sealed
         self._frontier.on_sealed(round_)
-        parcel = Parcel(frames)
-        for client in self.nodes.values():
-            client.offer(parcel)
+        for parcel in parcels_of(frames):
+            for client in self.nodes.values():
+                client.offer(parcel)
 
     def _gathers(self) -> bool:
         """Should the round wait a moment longer? If so, it is looked at again when that is over."""

@@ -9,7 +9,7 @@ segment then fetches it from its peers.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 from db_instance.volume_driver.batcher import Frame
@@ -68,6 +68,17 @@ class Parcel:
         if self.size_bytes <= _SHARED_BYTES_MAX:
             self._message = message
         return message
+
+
+def parcels_of(frames: Sequence[Frame]) -> Iterator[Parcel]:
+    """The frames in portions that fit a message each."""
+    start = size = 0
+    for index, frame in enumerate(frames):
+        if size and size + len(frame.data) > APPEND_MESSAGE_BYTES_MAX:
+            yield Parcel(frames[start:index])
+            start, size = index, 0
+        size += len(frame.data)
+    yield Parcel(frames[start:])
 
 
 def _append_request(owner: Owner, frames: bytes) -> bytes:
@@ -237,9 +248,9 @@ class NodeClient:
                 return None
             self.messages_sent += 1
             return _append_request(self._owner, b"")
-        taken = []
+        taken: list[Parcel] = []
         size = 0
-        while queue and size < APPEND_MESSAGE_BYTES_MAX:
+        while queue and (not taken or size + queue[0].size_bytes <= APPEND_MESSAGE_BYTES_MAX):
             parcel = queue.popleft()
             taken.append(parcel)
             size += parcel.size_bytes
@@ -271,7 +282,8 @@ class NodeClient:
         slot = self._slots.get(group)
         if slot is None:
             raise InvalidRequest(f"read acknowledgement of {self.node}: it hosts no segment of pg{group}")
-        in_flight = self._in_flight[group]
+        # A group that has joined since: its first acknowledgement may come on the stream before the next one.
+        in_flight = self._in_flight.get(group, deque())
         was_full = self._in_flight_bytes >= _WINDOW_BYTES
         while in_flight and in_flight[0].last_lsn <= scl:
             self._in_flight_bytes -= len(in_flight.popleft().data)

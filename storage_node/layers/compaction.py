@@ -8,7 +8,7 @@ Each step is a generator that yields after a few pages, so that the caller can m
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,17 +35,24 @@ class Plan:
     lsn_to: Lsn = LSN_ZERO
 
 
-def plan(layers: tuple[LayerInfo, ...], vdl: Lsn, read_floor: Lsn) -> Plan | None:
-    """What is worth doing now, most useful first."""
-    images = [info for info in layers if info.kind == "image"]
+def plan(
+    layers: tuple[LayerInfo, ...], counted_end: Callable[[LayerInfo], Lsn], vdl: Lsn, read_floor: Lsn
+) -> Plan | None:
+    """What is worth doing now, most useful first.
+
+    A layer reaches as far as the last of its LSNs that counts (`counted_end`): an image of an LSN that was
+    annulled later covers nothing, and one is made of an LSN that counts.
+    """
+    images = [info for info in layers if info.kind == "image" and counted_end(info)]
     deltas = [info for info in layers if info.kind == "delta"]
     covered = max((info.lsn_to for info in images), default=LSN_ZERO)
-    unneeded = [info for info in deltas if info.lsn_to <= covered and covered <= read_floor]
-    if unneeded:
+    unneeded = [info for info in deltas if counted_end(info) <= covered and info.lsn_to <= vdl]
+    if unneeded and LSN_ZERO < covered <= read_floor:
         return Plan("drop", tuple(unneeded), lsn_to=covered)
-    ready = [info for info in deltas if covered < info.lsn_to <= vdl]
+    ready = [info for info in deltas if covered < counted_end(info) and info.lsn_to <= vdl]
     if len(ready) >= DELTAS_MAX:
-        return Plan("images", tuple(ready), min(i.lsn_from for i in ready), max(i.lsn_to for i in ready))
+        end = max(counted_end(info) for info in ready)
+        return Plan("images", tuple(ready), min(i.lsn_from for i in ready), end)
     if images and images[0].lsn_to <= read_floor and (tier := _tier(images)):
         return Plan("merge", tuple(tier), min(i.lsn_from for i in tier), tier[0].lsn_to)
     return None

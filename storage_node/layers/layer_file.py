@@ -2,10 +2,11 @@
 
     header   32 bytes   magic "SXLAYER1", u16 format, u16 kind (1 delta, 2 image), u32 zero, u64 lsn_from, u64 lsn_to
     blobs               one a page, pages ascending
-    index    4096 each  up to 127 entries of 32 bytes, then u32 count and u32 crc of the block
+    index    4096 each  up to 127 entries of 32 bytes, then u32 count and u32 crc of all before it
     sparse              u32 first page of each index block
     footer   48 bytes   u64 index offset, u32 blocks, u32 pages, u32 first page, u32 last page,
-                        u32 crc of sparse, u32 zero, u64 file size, u32 crc of the footer before it, u32 magic
+                        u32 crc of sparse, u32 crc of the header, u64 file size, u32 crc of the footer before it,
+                        u32 magic
 
     entry: u32 page, u32 crc of the blob, u64 offset, u64 lsn (the page's last), u32 size, u32 zero
 
@@ -24,7 +25,7 @@ from volume.errors import CorruptPage, UnknownFormat
 from volume.ids import Lsn, PageNumber
 from volume.page import checksum
 
-LAYER_FORMAT: Final = 1
+LAYER_FORMAT: Final = 2
 KIND_DELTA: Final = 1
 KIND_IMAGE: Final = 2
 _HEADER_MAGIC: Final = b"SXLAYER1"
@@ -32,6 +33,7 @@ _FOOTER_MAGIC: Final = int.from_bytes(b"SXLE", "little")
 _HEADER: Final = struct.Struct("<8sHHIQQ")
 _ENTRY: Final = struct.Struct("<IIQQII")
 _BLOCK_END: Final = struct.Struct("<II")
+_COUNT: Final = struct.Struct("<I")
 _FOOTER: Final = struct.Struct("<QIIIIIIQII")
 _BLOCK_BYTES: Final = 4096
 _ENTRIES_MAX: Final = (_BLOCK_BYTES - _BLOCK_END.size) // _ENTRY.size
@@ -54,7 +56,9 @@ class LayerWriter:
 
     def __init__(self, file: File, kind: int, lsn_from: Lsn, lsn_to: Lsn) -> None:
         self._file = file
-        self._buffer = bytearray(_HEADER.pack(_HEADER_MAGIC, LAYER_FORMAT, kind, 0, lsn_from, lsn_to))
+        header = _HEADER.pack(_HEADER_MAGIC, LAYER_FORMAT, kind, 0, lsn_from, lsn_to)
+        self._header_crc = checksum(header)
+        self._buffer = bytearray(header)
         self._written = 0
         self._entries = bytearray()
         self._blocks = bytearray()
@@ -78,8 +82,8 @@ class LayerWriter:
 
     def _close_block(self) -> None:
         count = len(self._entries) // _ENTRY.size
-        block = self._entries.ljust(_BLOCK_BYTES - _BLOCK_END.size, b"\0")
-        self._blocks += block + _BLOCK_END.pack(count, checksum(bytes(block)))
+        block = bytes(self._entries.ljust(_BLOCK_BYTES - _BLOCK_END.size, b"\0")) + _COUNT.pack(count)
+        self._blocks += block + _COUNT.pack(checksum(block))
         self._entries = bytearray()
 
     def _flush(self) -> None:
@@ -98,7 +102,8 @@ class LayerWriter:
         size = self._written + len(self._buffer) + _FOOTER.size
         blocks = len(self._blocks) // _BLOCK_BYTES
         first = self._sparse[0]
-        fields = (index_offset, blocks, self.pages, first, self._last_page, checksum(sparse), 0, size)
+        crcs = checksum(sparse), self._header_crc
+        fields = (index_offset, blocks, self.pages, first, self._last_page, *crcs, size)
         head = _FOOTER.pack(*fields, 0, 0)[:-8]
         self._buffer += head + _BLOCK_END.pack(checksum(head), _FOOTER_MAGIC)
         self._flush()
@@ -112,7 +117,8 @@ class LayerReader:
         self.name = name
         if file.size < _HEADER.size + _FOOTER.size:
             raise CorruptPage(f"open layer {name}: {file.size} bytes are no layer")
-        magic, version, self.kind, _, self.lsn_from, self.lsn_to = _HEADER.unpack(self._read(0, _HEADER.size))
+        header = self._read(0, _HEADER.size)
+        magic, version, self.kind, _, self.lsn_from, self.lsn_to = _HEADER.unpack(header)
         if magic != _HEADER_MAGIC:
             raise CorruptPage(f"open layer {name}: not a layer")
         if version != LAYER_FORMAT:
@@ -121,6 +127,8 @@ class LayerReader:
         fields = _FOOTER.unpack(footer)
         if fields[9] != _FOOTER_MAGIC or checksum(footer[:-8]) != fields[8] or fields[7] != file.size:
             raise CorruptPage(f"open layer {name}: its footer does not match")
+        if checksum(header) != fields[6]:
+            raise CorruptPage(f"open layer {name}: its header does not match")
         self._index_offset, self._blocks, self.page_count, self.first_page, self.last_page = fields[:5]
         sparse = self._read(self._index_offset + self._blocks * _BLOCK_BYTES, self._blocks * 4)
         if checksum(sparse) != fields[5]:
@@ -159,10 +167,16 @@ class LayerReader:
             for fields in _ENTRY.iter_unpack(self._block(number)):
                 yield Entry(*fields[:5])
 
+    def verify(self) -> Iterator[None]:
+        """Check every block and blob; a step for each blob. Raises CorruptPage."""
+        for entry in self.entries():
+            self.blob(entry)
+            yield
+
     def _block(self, number: int) -> bytes:
         block = self._read(self._index_offset + number * _BLOCK_BYTES, _BLOCK_BYTES)
         count, crc = _BLOCK_END.unpack_from(block, _BLOCK_BYTES - _BLOCK_END.size)
-        if checksum(block[: -_BLOCK_END.size]) != crc or count > _ENTRIES_MAX:
+        if checksum(block[: -_COUNT.size]) != crc or count > _ENTRIES_MAX:
             raise CorruptPage(f"read index block {number} of layer {self.name}: checksum differs")
         return block[: count * _ENTRY.size]
 

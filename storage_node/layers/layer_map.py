@@ -18,7 +18,7 @@ import lz4.block
 from runtime.disk import Disk, File
 from storage_node.layers.layer_file import KIND_DELTA, KIND_IMAGE, LayerReader, LayerWriter
 from volume.errors import CorruptPage, VolumeError
-from volume.ids import LSN_ZERO, Lsn, PageNumber
+from volume.ids import LSN_ZERO, Epoch, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
 from volume.page import ZERO_PAGE
 from volume.redo_record import RecordKey, RedoRecord, apply_record, encode_record, iter_records, key_of
@@ -57,6 +57,9 @@ class LayerMap:
         self._folder = folder
         self._readers: dict[str, LayerReader] = {}
         self._count = 0
+        self._ends: dict[str, Lsn] = {}
+        """Of delta layers whose end is annulled: the last LSN that counts, in the timeline of `_ends_in`."""
+        self._ends_in = Epoch(0)
         self.layers: tuple[LayerInfo, ...] = ()
         self.retained_from = LSN_ZERO
         """Reads below this LSN may miss what was collected."""
@@ -90,6 +93,21 @@ class LayerMap:
     def log_start(self) -> Lsn:
         """Every record above this is in delta layers, or not in layers yet."""
         return _unbroken_from([info for info in self.layers if info.kind == "delta"], self.complete_lsn)
+
+    def counted_end(self, info: LayerInfo, timeline: Timeline) -> Lsn:
+        """The layer's last LSN that counts; 0 if none does. An image is of one LSN: it counts or it does not."""
+        if timeline.counts(info.lsn_to):
+            return info.lsn_to
+        if info.kind == "image":
+            return LSN_ZERO
+        if self._ends_in != timeline.epoch:
+            self._ends_in = timeline.epoch
+            self._ends.clear()
+        end = self._ends.get(info.name)
+        if end is None:
+            lsns = (record.lsn for record in self.records_of(info.name))
+            end = self._ends[info.name] = max(filter(timeline.counts, lsns), default=LSN_ZERO)
+        return end
 
     # Writing
 
@@ -196,13 +214,12 @@ class LayerMap:
     def last_counted(self, limit: Lsn, timeline: Timeline) -> Lsn:
         """The last LSN at or below `limit` that is in a layer and counts; 0 if there is none."""
         for info in self.layers:
-            if info.lsn_to <= limit and timeline.counts(info.lsn_to):
-                return info.lsn_to
-            if info.kind == "delta" and info.lsn_from < limit:
+            end = self.counted_end(info, timeline)
+            if end > limit and info.kind == "delta" and info.lsn_from < limit:
                 found = (record.lsn for record in self.records_of(info.name) if record.lsn <= limit)
-                last = max(filter(timeline.counts, found), default=LSN_ZERO)
-                if last:
-                    return last
+                end = max(filter(timeline.counts, found), default=LSN_ZERO)
+            if LSN_ZERO < end <= limit:
+                return end
         return LSN_ZERO
 
     def log_layers_after(self, lsn: Lsn) -> Iterator[LayerInfo]:

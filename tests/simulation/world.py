@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,7 +156,7 @@ class World:
         config = InstanceConfig(
             id=name,
             az=self.dice.choice(["az1", "az2", "az3"]),
-            dir=Path("/nonexistent"),
+            dir=Path(tempfile.gettempdir()),
             control=sim_control.ADDRESS,
             listen="",
             sql="",

@@ -40,6 +40,7 @@ PROTO_EDGES: Final = {
     "db_instance/server.py",
     "db_instance/volume_driver/node_client.py",
     "db_instance/volume_driver/segment_calls.py",
+    "db_instance/volume_driver/page_reader.py",
     "db_instance/volume_driver/control_client.py",
     "control_plane/server.py",
     "control_plane/agents.py",

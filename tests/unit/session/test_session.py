@@ -309,9 +309,6 @@ async def test_nothing_is_a_statement_too(sql: SqlServer) -> None:
 # Extended query
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Engine.describe takes a cached statement, with the columns of an earlier schema"
-)
 async def test_prepared_statements_follow_the_schema(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (a int)")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_node import segment_store
-from storage_node.layers.compaction import ImageWriting, plan
+from storage_node.layers.compaction import ImageWriting
 from storage_node.segment.chain import Chain
 from storage_node.segment_store import Peer, SegmentStore
 from tests.simulation.sim_disk import SimDisk
@@ -234,9 +234,10 @@ class Driven:
 
     async def _compact(self, floor: int) -> None:
         store = self.store
-        wanted = plan(store.layers.layers, store.chain.known_vdl, Lsn(floor))
-        if wanted is None or (wanted.kind == "images" and not self.log.timeline.counts(wanted.lsn_to)):
-            return  # test_layer_map.py: test_an_image_that_ends_at_an_annulled_lsn_is_no_loss
+        store.read_floor = Lsn(floor)
+        wanted = store.worth_doing()
+        if wanted is None:
+            return
         writing = None
         if wanted.kind != "drop":
             writing = ImageWriting(self.disk, _FOLDER, store.layers, wanted, self.log.timeline)
@@ -377,7 +378,7 @@ def test_a_peers_layers_take_the_place_of_ours(flushes: int, own: int, held: int
         newer = [log.write(1) for _ in range(held)]
         for record in newer:
             target.offer(*framed([record]))  # waits for the gap to close
-        await target.adopt(await _copied(source, disk, target), complete)
+        await target.adopt(await _copied(source, disk, target), complete, log.timeline)
         for store in (target, await SegmentStore.load(other.durable_copy(), _FOLDER)):
             for record in newer:
                 store.offer(*framed([record]))
@@ -389,9 +390,6 @@ def test_a_peers_layers_take_the_place_of_ours(flushes: int, own: int, held: int
     _with_store(work)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="adopt takes an annulled flushed_lsn for an SCL: the chain never goes on"
-)
 def test_a_peers_layers_that_end_in_annulled_log_leave_the_chain_whole() -> None:
     async def work(disk: SimDisk, log: GroupLog, source: SegmentStore) -> None:
         target = await _opened(SimDisk(random.Random(2)), log)
@@ -400,8 +398,8 @@ def test_a_peers_layers_that_end_in_annulled_log_leave_the_chain_whole() -> None
         log.truncate(2)
         for store in (source, target):
             await store.install(log.timeline, LSN_ZERO)
-        # As ListLayers answers: complete_lsn is flushed_lsn.
-        await target.adopt(await _copied(source, disk, target), source.flushed_lsn)
+        assert source.complete_lsn < source.flushed_lsn
+        assert await target.adopt(await _copied(source, disk, target), source.complete_lsn, log.timeline)
         new = log.write(1)
         target.offer(*framed([new], log.timeline.epoch))
         assert target.chain.scl == new.lsn
