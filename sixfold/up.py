@@ -224,7 +224,7 @@ def readiness_problem(process: dict[str, Any], found: dict[str, Any]) -> str:
     if process["role"] == "instance":
         instance = next((each for each in found["instances"] if each["id"] == process["id"]), None)
         state = str(instance["state"]) if instance else "unknown"
-        if state != "ok" and not state.startswith("read-only"):
+        if state != "ok":
             return state
     return ""
 

@@ -37,7 +37,7 @@ def test_ports_and_cache_may_change_between_two_starts(tmp_path: Path) -> None:
         ("storage", "running", None, ""),
         ("storage", "crashed", None, "crashed"),
         ("instance", "running", "ok", ""),
-        ("instance", "running", "read-only: 3 of 6", ""),
+        ("instance", "running", "read-only: 3 of 6", "read-only: 3 of 6"),
         ("instance", "running", "opening: 2 of 6", "opening: 2 of 6"),
         ("instance", "running", None, "unknown"),
         ("instance", "starting", "ok", "starting"),
