@@ -1,14 +1,24 @@
 """What Prometheus can ask the control plane."""
 
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import Metric
 
 from control_plane.local_processes import LocalProcesses
 from control_plane.metadata.interface import Metadata
 from control_plane.observer import Observer
+from runtime.metrics import memory_metrics
+
+
+class _Memory:
+    def collect(self) -> Iterator[Metric]:
+        return memory_metrics()
 
 
 class Gauges:
     def __init__(self, registry: CollectorRegistry, metadata: Metadata) -> None:
+        registry.register(_Memory())
         self._metadata = metadata
         self._epoch = Gauge("sixfold_volume_epoch", "Newest epoch granted", ["volume"], registry=registry)
         self._groups = Gauge("sixfold_volume_groups", "Protection groups", ["volume"], registry=registry)

@@ -1,12 +1,12 @@
 """What a db instance tells Prometheus, read off its state when asked."""
 
-import resource
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from db_instance.instance import Instance
+from runtime.metrics import memory_metrics
 
 
 class _InstanceCollector:
@@ -14,10 +14,7 @@ class _InstanceCollector:
         self._instance = instance
 
     def collect(self) -> Iterator[Metric]:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        yield GaugeMetricFamily(
-            "sixfold_memory_max_bytes", "Most memory used so far", value=usage.ru_maxrss * 1024
-        )
+        yield from memory_metrics()
         yield GaugeMetricFamily("sixfold_sessions", "Client sessions", value=self._instance.sessions)
         if self._instance.engine is not None and self._instance.driver is not None:
             yield from self._of_volume()
@@ -39,6 +36,9 @@ class _InstanceCollector:
         yield GaugeMetricFamily("sixfold_epoch", "Volume epoch", value=driver.epoch)
         waiting = driver.unacknowledged_bytes
         yield GaugeMetricFamily("sixfold_unacknowledged_bytes", "Log not yet at a quorum", value=waiting)
+        yield driver.commit_times.metric("sixfold_commit_seconds", "From a commit to its durability")
+        yield driver.read_times.metric("sixfold_page_read_seconds", "Reads of pages from storage")
+        acks = CounterMetricFamily("sixfold_acks", "Acknowledgements", labels=["segment"])
         sent = CounterMetricFamily("sixfold_sent_bytes", "Log sent", labels=["node"])
         batches = CounterMetricFamily("sixfold_sent_batches", "Batches sent", labels=["node"])
         connected = GaugeMetricFamily("sixfold_connected", "Is the node's stream up?", labels=["node"])
@@ -48,11 +48,13 @@ class _InstanceCollector:
             batches.add_metric([node], client.messages_sent)
             connected.add_metric([node], client.connected)
             latency.add_metric([node], driver.latencies.of(node))
+            for segment, count in client.acks.items():
+                acks.add_metric([str(segment)], count)
         scl = GaugeMetricFamily("sixfold_acknowledged_scl", "SCL as acknowledged", labels=["segment"])
         for group, lsns in driver.group_scl().items():
             for slot, lsn in enumerate(lsns):
                 scl.add_metric([f"pg{group}/{'abcdef'[slot]}"], lsn)
-        yield from (sent, batches, connected, latency, scl)
+        yield from (acks, sent, batches, connected, latency, scl)
 
 
 def registry_of(instance: Instance) -> CollectorRegistry:

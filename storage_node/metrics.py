@@ -1,11 +1,11 @@
 """What a storage node tells Prometheus, read off its state when asked."""
 
-import resource
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from runtime.metrics import memory_metrics
 from storage_node.node import StorageNode
 
 
@@ -24,10 +24,7 @@ class _NodeCollector:
         yield CounterMetricFamily("sixfold_pages_read", "Pages served", value=node.pages_read)
         yield GaugeMetricFamily("sixfold_hot_bytes", "Log held in memory", value=node.hot_bytes)
         yield GaugeMetricFamily("sixfold_free_bytes", "Free space on the disk", value=node.free_bytes)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        yield GaugeMetricFamily(
-            "sixfold_memory_max_bytes", "Most memory used so far", value=usage.ru_maxrss * 1024
-        )
+        yield from memory_metrics()
         scl = GaugeMetricFamily("sixfold_scl", "Segment complete LSN", labels=["volume", "segment"])
         vdl = GaugeMetricFamily("sixfold_known_vdl", "Highest VDL heard of", labels=["volume", "segment"])
         layers = GaugeMetricFamily("sixfold_layers", "Layers", labels=["volume", "segment", "kind"])

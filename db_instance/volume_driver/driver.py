@@ -21,6 +21,7 @@ from db_instance.volume_driver.read_plan import Candidate, Latencies, read_order
 from db_instance.volume_driver.segment_calls import SegmentCalls
 from runtime.clock import Clock
 from runtime.events import get_logger
+from runtime.metrics import Durations
 from runtime.transport import Transport
 from volume.errors import (
     LsnCollected,
@@ -78,6 +79,8 @@ class VolumeDriver:
         self.more_to_come: Callable[[], bool] = lambda: False
         """Is another commit about to be made? Then a round may wait for it, for a moment."""
         self.latencies = Latencies()
+        self.commit_times = Durations()
+        self.read_times = Durations()
         self.nodes: dict[str, NodeClient] = {}
         self.pages_read = 0
         self._control = control
@@ -235,9 +238,11 @@ class VolumeDriver:
             return
         future = asyncio.get_running_loop().create_future()
         self._waiting_count += 1
-        deadline = self._clock.monotonic() + self._settings.commit_timeout_s
+        started = self._clock.monotonic()
+        deadline = started + self._settings.commit_timeout_s
         heapq.heappush(self._waiting, (lsn, self._waiting_count, future, deadline))
         await future
+        self.commit_times.observe(self._clock.monotonic() - started)
 
     def on_acknowledged(self, group: GroupId, slot: int, scl: Lsn) -> None:
         completed = self._frontier.on_acknowledged(group, slot, scl)
@@ -409,4 +414,6 @@ class VolumeDriver:
         except VolumeError as error:
             return error
         finally:
-            self.latencies.observe(candidate.node, self._clock.monotonic() - started)
+            took_s = self._clock.monotonic() - started
+            self.latencies.observe(candidate.node, took_s)
+            self.read_times.observe(took_s)

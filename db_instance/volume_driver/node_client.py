@@ -18,7 +18,7 @@ from proto import storage_pb2
 from runtime.events import get_logger
 from runtime.transport import Stream, Transport
 from volume.errors import InvalidRequest, SegmentFailed, StaleEpoch, VolumeError
-from volume.ids import Epoch, GroupId, Lsn, VolumeId
+from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
 from volume.limits import APPEND_MESSAGE_BYTES_MAX, KIB, MIB
 from volume.timeline import Timeline
 
@@ -102,6 +102,8 @@ class NodeClient:
         self.connected = False
         self.bytes_sent = 0
         self.messages_sent = 0
+        self.acks: dict[SegmentId, int] = {}
+        """Acknowledgements received, by segment."""
         self._transport = transport
         self._calls = calls
         self._owner = owner
@@ -118,6 +120,7 @@ class NodeClient:
     def add_group(self, group: GroupId, slot: int) -> None:
         """The node hosts a segment of this group. A running stream is begun anew, to join it."""
         self._slots[group] = slot
+        self.acks[SegmentId(group, slot)] = 0
         self._rejoin = True
         self._wake.set()
 
@@ -289,6 +292,7 @@ class NodeClient:
             self._in_flight_bytes -= len(in_flight.popleft().data)
         if was_full:
             self._wake.set()
+        self.acks[SegmentId(group, slot)] += 1
         self._owner.on_acknowledged(group, slot, scl)
 
 
