@@ -3,11 +3,13 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.disk import RealDisk
 from storage_node import hot_log
 from storage_node.hot_log import HotLog
 from tests.simulation.sim_disk import SimDisk
@@ -288,3 +290,22 @@ def test_everyone_who_waits_hears_of_a_sync_that_failed() -> None:
         assert [type(result) for result in results] == [OSError] * 3
 
     _on_disk(work)
+
+
+def test_a_quick_disk_is_synced_on_the_spot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.disk._QUICK_SYNC_S", 60.0)  # any disk is quick
+    frames = _frames(4)
+
+    async def main() -> None:
+        log = HotLog(RealDisk(tmp_path), "node")
+        _append(log, frames[:1])
+        assert not log.sync_at_once(), "the file's name has to be made durable first"
+        await log.synced()
+        _append(log, frames[1:])
+        assert log.sync_at_once()
+        assert log.sync_at_once(), "nothing is left to sync"
+        assert log.syncs == 2
+        log.close()
+
+    asyncio.run(main())
+    assert [frame for _, frame in HotLog(RealDisk(tmp_path), "node").replay()] == frames
