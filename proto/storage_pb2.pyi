@@ -518,17 +518,21 @@ class ListLayersRequest(_message.Message):
 
     VOLUME_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
+    UP_TO_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
+    up_to: _builtins.int
+    """log up to here goes into layers first, as far as the segment has it"""
     def __init__(
         self,
         *,
         volume: _builtins.int = ...,
         group: _builtins.int = ...,
+        up_to: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "up_to", b"up_to", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

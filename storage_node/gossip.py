@@ -2,7 +2,8 @@
 
 Every quarter of a second a node asks one random peer about the segments they share: its SCL against
 theirs. The answer brings log above it, a newer timeline, a higher VDL. While it gains it asks again at
-once. Where the peer's log begins above our SCL its layers are copied whole first.
+once. Where the peer's log begins above our SCL its layers are copied whole first. So they are in place of layers
+of ours that turned out to be damaged.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from runtime.transport import Transport
 from storage_node.layers.layer_file import LayerReader
 from storage_node.segment_store import SegmentStore
 from volume.errors import CorruptPage, VolumeError
-from volume.ids import GroupId, Lsn, VolumeId
+from volume.ids import LSN_ZERO, GroupId, Lsn, VolumeId
 from volume.limits import CALL_TIMEOUT_S, LAYER_CHUNK_BYTES
 from volume.log_batch import split_frames
 from volume.page import checksum
@@ -30,6 +31,9 @@ _SERVICE: Final = "/sixfold.storage.Storage/"
 _EVERY_S: Final = 0.25
 _ASKS_MAX: Final = 64
 _ROUNDS_MAX: Final = 1000
+_LIST_S: Final = 20.0
+"""The peer may have to write a layer first."""
+
 _BLOBS_A_STEP: Final = 64
 """Blobs of a copied layer that are checked before others have their turn."""
 
@@ -69,6 +73,9 @@ class Gossip:
             shared = [s for s in self._node.segments.values() if any(p.address == address for p in s.peers)]
             self._dice.shuffle(shared)
             try:
+                for segment in shared:
+                    if segment.mendable:
+                        await self._mend(address, segment)
                 if not await self._ask(address, shared[:_ASKS_MAX]):
                     return
             except VolumeError:
@@ -133,28 +140,48 @@ class Gossip:
 
     async def _copy_layers(self, address: str, segment: SegmentStore) -> None:
         """Take the peer's layers in place of ours: its log does not reach back to our SCL."""
-        request = storage_pb2.ListLayersRequest(volume=segment.volume, group=segment.id.group)
-        data = await self._transport.call(
-            address, _SERVICE + "ListLayers", request.SerializeToString(), timeout_s=CALL_TIMEOUT_S
-        )
-        listed = storage_pb2.ListLayersReply.FromString(data)
+        listed = await self._list_layers(address, segment, LSN_ZERO)
         timeline = Timeline.decode(listed.timeline)
         if timeline.epoch != segment.chain.timeline.epoch or listed.complete_lsn <= segment.chain.scl:
             return
+        names = await self._copy_all(address, segment, listed)
+        if not await segment.adopt(names, Lsn(listed.complete_lsn), timeline):
+            return
+        await self._node.settle([segment])
+        self._node.tell_watchers(segment)
+        events.info("segment.layers_copied", segment=str(segment.id), source=address, layers=len(names))
+
+    async def _mend(self, address: str, segment: SegmentStore) -> None:
+        """Layers of ours are damaged: take the peer's, which reach as far as ours did."""
+        listed = await self._list_layers(address, segment, segment.flushed_lsn)
+        names = await self._copy_all(address, segment, listed)
+        if await segment.mend(names, Lsn(listed.complete_lsn), Timeline.decode(listed.timeline)):
+            await self._node.settle([segment])
+            self._node.tell_watchers(segment)
+            events.info("segment.mended", segment=str(segment.id), source=address, layers=len(names))
+
+    async def _list_layers(
+        self, address: str, segment: SegmentStore, up_to: Lsn
+    ) -> storage_pb2.ListLayersReply:
+        request = storage_pb2.ListLayersRequest(volume=segment.volume, group=segment.id.group, up_to=up_to)
+        data = await self._transport.call(
+            address, _SERVICE + "ListLayers", request.SerializeToString(), timeout_s=_LIST_S
+        )
+        return storage_pb2.ListLayersReply.FromString(data)
+
+    async def _copy_all(
+        self, address: str, segment: SegmentStore, listed: storage_pb2.ListLayersReply
+    ) -> list[str]:
+        """Copy the listed layers, each under a name of our own. What was copied goes if one cannot be had."""
         names: list[str] = []
         try:
             for layer in listed.layer:
                 names.append(segment.layers.new_name("copied", Lsn(0), Lsn(0)))
                 await self._copy_layer(address, segment, layer, names[-1])
-            if not await segment.adopt(names, Lsn(listed.complete_lsn), timeline):
-                return
         except (VolumeError, OSError):
-            if not set(names) & {info.name for info in segment.layers.layers}:
-                segment.layers.retire(names)
+            segment.layers.retire(names)
             raise
-        await self._node.settle([segment])
-        self._node.tell_watchers(segment)
-        events.info("segment.layers_copied", segment=str(segment.id), source=address, layers=len(names))
+        return names
 
     async def _copy_layer(
         self, address: str, segment: SegmentStore, layer: storage_pb2.Layer, name: str

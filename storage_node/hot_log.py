@@ -27,7 +27,7 @@ from runtime.events import get_logger
 from volume.errors import CorruptRecord, UnknownFormat, VolumeError
 from volume.ids import GroupId, Lsn, VolumeId
 from volume.limits import MIB
-from volume.log_batch import MAGIC_BYTES, FrameHeader, check_frame, read_header
+from volume.log_batch import MAGIC_BYTES, FrameHeader, check_against, check_frame, read_header
 from volume.page import checksum
 
 events = get_logger("storage_node.hot_log")
@@ -90,7 +90,7 @@ class HotLog:
             try:
                 header = read_header(data, offset)
                 frame = data[offset : offset + header.size]
-                check_frame(frame)
+                check_against(header, frame)
             except (CorruptRecord, UnknownFormat) as error:
                 offset = self._after_damage(log, data, offset, error, is_last=is_last)
                 continue

@@ -17,7 +17,7 @@ from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
 from storage_node.layers.compaction import ImageWriting, Plan
 from storage_node.segment_store import Peer, SegmentStore
-from volume.errors import CorruptRecord, SegmentFailed, UnknownSegment, VolumeBusy, VolumeError
+from volume.errors import CorruptPage, CorruptRecord, SegmentFailed, UnknownSegment, VolumeBusy, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
 from volume.limits import HOT_BYTES_MAX, MIB
 from volume.log_batch import FrameHeader
@@ -242,10 +242,14 @@ class StorageNode:
             await self._settle_what_was_left()
             due = self._due_for_flush()
             for segment in due:
-                await self._guard(segment, segment.flush())
-                self._room.set()
+                await self.flush(segment)
             if due:
                 self._release_log()
+
+    async def flush(self, segment: SegmentStore) -> None:
+        """What the segment holds in memory becomes a layer."""
+        await self._guard(segment, segment.flush())
+        self._room.set()
 
     def _release_log(self) -> None:
         try:
@@ -307,7 +311,7 @@ class StorageNode:
         try:
             await work
         except (VolumeError, OSError) as error:
-            segment.fail(f"{type(error).__name__}: {error}")
+            segment.fail(f"{type(error).__name__}: {error}", mendable=isinstance(error, CorruptPage))
             self._room.set()
 
     @property

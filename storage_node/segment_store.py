@@ -21,7 +21,7 @@ from storage_node.segment.memory_table import MemoryTable
 from volume.errors import CorruptRecord, LsnCollected, NotYetComplete, SegmentFailed, UnknownFormat
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import FRAME_BYTES_MAX, GOSSIP_REPLY_BYTES_MAX
-from volume.log_batch import FrameHeader, seal_frame
+from volume.log_batch import FrameHeader, clip_frame, read_header, seal_frame
 from volume.page import checksum
 from volume.redo_record import RedoRecord, apply_record, encode_record
 from volume.timeline import Timeline
@@ -53,6 +53,8 @@ class SegmentStore:
         self.read_floor = LSN_ZERO
         self.flushed_lsn = LSN_ZERO
         self.failed: str | None = None
+        self.mendable = False
+        """Failed because of damaged layers only: a peer's layers can take their place (gossip.py)."""
         self.memory = MemoryTable()
         self._flushing = MemoryTable()
         self._disk = disk
@@ -104,9 +106,11 @@ class SegmentStore:
             self.fail(f"write manifest: {error}")
             raise SegmentFailed(f"use {self.id}: {self.failed}") from None
 
-    def fail(self, why: str) -> None:
+    def fail(self, why: str, *, mendable: bool = False) -> None:
+        """The segment refuses everything from now on: reads, log, promises."""
         if self.failed is None:
             self.failed = why
+            self.mendable = mendable
             events.error("segment.failed", segment=str(self.id), volume=self.volume, reason=why)
 
     @staticmethod
@@ -123,7 +127,7 @@ class SegmentStore:
         infos = [LayerInfo.from_json(each) for each in fields["layers"]]
         bad = await store.layers.open(infos, Lsn(fields["retained_from"]))
         if bad:
-            store.fail(f"layers missing or damaged: {', '.join(bad)}")
+            store.fail(f"layers missing or damaged: {', '.join(bad)}", mendable=True)
         known_vdl = Lsn(fields["known_vdl"])
         store.chain = Chain(
             store._counted(store.flushed_lsn, timeline), Epoch(fields["promised"]), timeline, known_vdl
@@ -158,6 +162,8 @@ class SegmentStore:
             if timeline.epoch > self.chain.timeline.epoch:
                 self.chain.install(timeline, self._counted(self.chain.scl, timeline))
                 self.memory = self.memory.clipped(timeline)
+                if not timeline.counts(self.flushed_lsn):
+                    self.flushed_lsn = self.chain.scl
                 self._recent.clear()
                 self.chain.known_vdl = max(self.chain.known_vdl, vdl)
                 await self.save()
@@ -172,11 +178,6 @@ class SegmentStore:
         # Below the limit there may be older ranges that do not count either.
         counted = (key.lsn for key in held if key.lsn <= limit and timeline.counts(key.lsn))
         return max(counted, default=self.layers.last_counted(limit, timeline))
-
-    @property
-    def complete_lsn(self) -> Lsn:
-        """The last LSN that counts of those that are in layers: where a copy of the layers goes on."""
-        return self.layers.last_counted(self.flushed_lsn, self.chain.timeline)
 
     # Reading
 
@@ -321,20 +322,54 @@ class SegmentStore:
             if complete <= self.chain.scl or timeline.epoch != self.chain.timeline.epoch:
                 self.layers.retire(names)
                 return False
-            old = [info.name for info in self.layers.layers]
-            self.layers.drop(old)
-            for name in names:
-                self.layers.add(name)
-            self.memory = MemoryTable()
-            for frame in self.chain.jump(complete):
-                self.memory.add(frame)
-            self.flushed_lsn = complete
-            newest_image = max((i.lsn_to for i in self.layers.layers if i.kind == "image"), default=LSN_ZERO)
-            self.layers.retained_from = max(self.layers.retained_from, newest_image)
-            self._recent.clear()
-            await self.save()
-            self.layers.retire(old)
+            await self._replace_layers(names, complete, self.chain.jump(complete))
             return True
+
+    async def _replace_layers(self, names: list[str], complete: Lsn, memory: list[bytes]) -> None:
+        """These layers, which end at `complete`, and these frames, which follow it, are all that there is."""
+        old = [info.name for info in self.layers.layers]
+        self.layers.drop(old)
+        for name in names:
+            self.layers.add(name)
+        self.memory = MemoryTable()
+        for frame in memory:
+            self.memory.add(frame)
+        self.flushed_lsn = complete
+        newest_image = max((i.lsn_to for i in self.layers.layers if i.kind == "image"), default=LSN_ZERO)
+        self.layers.retained_from = max(self.layers.retained_from, newest_image)
+        self._recent.clear()
+        await self.save()
+        self.layers.retire(old)
+
+    async def mend(self, names: list[str], complete: Lsn, timeline: Timeline) -> bool:
+        """As `adopt`, when some of our layers are damaged. The log that came after them is kept, so that the
+        SCL does not fall below what we have acknowledged and counts: whoever relies on this copy may go on.
+        False: these layers end before ours did, or belong to an older timeline."""
+        async with self.lock:
+            chain = self.chain
+            if not self.mendable or timeline.epoch < chain.timeline.epoch or complete < self._reach(timeline):
+                self.layers.retire(names)
+                return False
+            self.failed, self.mendable = None, False
+            clipped = (
+                clip_frame(frame, lambda lsn: lsn > complete and timeline.counts(lsn))
+                for frame in self.memory.frames
+            )
+            memory = [frame for frame in clipped if frame is not None]
+            if timeline.epoch > chain.timeline.epoch:
+                chain.install(timeline, read_header(memory[-1]).last_lsn if memory else complete)
+                chain.on_synced(complete)
+            elif complete > chain.scl:
+                memory = chain.jump(complete)
+            await self._replace_layers(names, complete, memory)
+            return True
+
+    def _reach(self, timeline: Timeline) -> Lsn:
+        """How far layers must reach that take the place of ours. What of ours counts in a newer timeline only
+        they could tell: then they must go on beyond what was annulled, and so hold all that came before."""
+        if timeline.counts(self.flushed_lsn):
+            return self.flushed_lsn
+        return Lsn(timeline.skip(self.flushed_lsn) + 1)
 
     def close(self) -> None:
         self.layers.close()

@@ -9,7 +9,7 @@ from proto import storage_pb2
 from runtime.transport import Handlers, Stream
 from storage_node.node import StorageNode
 from storage_node.segment_store import Peer, SegmentStore
-from volume.errors import InvalidRequest, StaleEpoch, VolumeError
+from volume.errors import CorruptPage, InvalidRequest, StaleEpoch, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import LAYER_CHUNK_BYTES, READ_PAGES_MAX
 from volume.log_batch import split_frames
@@ -49,6 +49,8 @@ class StorageService:
             try:
                 reply = self._read(request)
             except VolumeError as error:
+                if isinstance(error, CorruptPage):
+                    self._segment(request.volume, request.group).fail(str(error), mendable=True)
                 reply = storage_pb2.ReadPagesReply(id=request.id, error=f"{type(error).__name__}: {error}")
             await stream.send(reply.SerializeToString())
 
@@ -116,9 +118,12 @@ class StorageService:
     async def list_layers(self, data: bytes) -> bytes:
         request = storage_pb2.ListLayersRequest.FromString(data)
         segment = self._segment(request.volume, request.group)
+        if segment.flushed_lsn < request.up_to:
+            await self._node.flush(segment)
+            segment.check()
         return storage_pb2.ListLayersReply(
             layer=[storage_pb2.Layer(name=info.name, size=info.size_bytes) for info in segment.layers.layers],
-            complete_lsn=segment.complete_lsn,
+            complete_lsn=segment.flushed_lsn,
             timeline=segment.chain.timeline.encode(),
             known_vdl=segment.chain.known_vdl,
         ).SerializeToString()

@@ -113,11 +113,12 @@ def read_header(buffer: bytes | memoryview, offset: int = 0) -> FrameHeader:
 def check_frame(frame: bytes) -> FrameHeader:
     """Believe the frame: its header, if length and checksum agree. Raises CorruptRecord otherwise."""
     header = read_header(frame)
-    _check(frame, header)
+    check_against(header, frame)
     return header
 
 
-def _check(frame: bytes, header: FrameHeader) -> None:
+def check_against(header: FrameHeader, frame: bytes) -> None:
+    """The same of a frame whose header was read. Raises CorruptRecord."""
     if len(frame) != header.size:
         raise CorruptRecord(f"check frame {header.first_lsn}..: {len(frame)} bytes instead of {header.size}")
     if checksum(frame[: HEADER_SIZE - 4] + frame[HEADER_SIZE:]) != header.crc:
@@ -132,7 +133,7 @@ def split_frames(blob: bytes) -> list[tuple[FrameHeader, bytes]]:
         header = read_header(blob, offset)
         end = offset + header.size
         frame = blob[offset:end]
-        _check(frame, header)
+        check_against(header, frame)
         found.append((header, frame))
         offset = end
     return found

@@ -363,6 +363,55 @@ async def _copied(source: SegmentStore, disk: SimDisk, target: SegmentStore) -> 
     return names
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(0, 4),
+    st.integers(0, 2),
+    st.sampled_from(("same", "newer", "cut")),
+    st.data(),
+)
+def test_damaged_layers_are_replaced_by_a_peers(
+    flushed: int, after: int, more: int, timeline: str, data: st.DataObject
+) -> None:
+    """What was acknowledged and counts is there again, and the SCL is not lower than that."""
+
+    async def work(disk: SimDisk, log: GroupLog, ours: SegmentStore) -> None:
+        other = SimDisk(random.Random(2))
+        peer = await _opened(other, log)
+        stores = (ours, peer)
+        for turn in range(flushed):
+            frame = framed([log.write(1), log.write(turn % 3 + 2)])
+            for store in stores:
+                store.offer(*frame)
+            await ours.flush()
+        for _ in range(after):
+            frame = framed([log.write(1)])
+            for store in stores:
+                store.offer(*frame)
+        acknowledged = ours.chain.scl
+        ours.fail("a bit flipped", mendable=True)
+        if timeline != "same":
+            log.truncate(log.end if timeline == "newer" else log.chain[len(log.chain) // 2].lsn)
+            await peer.install(log.timeline, LSN_ZERO)
+        for _ in range(more):
+            peer.offer(*framed([log.write(1)], log.timeline.epoch))
+        await peer.flush()
+        mended = await ours.mend(await _copied(peer, other, ours), peer.flushed_lsn, peer.chain.timeline)
+        if not mended:
+            assert timeline == "cut", "only what was annulled makes it wait"
+            assert ours.failed is not None
+            return
+        counted = max((each.lsn for each in log.chain if each.lsn <= acknowledged), default=LSN_ZERO)
+        assert ours.failed is None
+        assert counted <= ours.chain.scl <= log.end
+        ours.chain.on_synced(ours.chain.scl)
+        for page in range(1, 5):
+            assert ours.read(PageNumber(page), ours.chain.scl, LSN_ZERO) == log.page_at(page, ours.chain.scl)
+
+    _with_store(work)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 3), st.integers(0, 4))
 def test_a_peers_layers_take_the_place_of_ours(flushes: int, own: int, held: int) -> None:
@@ -398,8 +447,7 @@ def test_a_peers_layers_that_end_in_annulled_log_leave_the_chain_whole() -> None
         log.truncate(2)
         for store in (source, target):
             await store.install(log.timeline, LSN_ZERO)
-        assert source.complete_lsn < source.flushed_lsn
-        assert await target.adopt(await _copied(source, disk, target), source.complete_lsn, log.timeline)
+        assert await target.adopt(await _copied(source, disk, target), source.flushed_lsn, log.timeline)
         new = log.write(1)
         target.offer(*framed([new], log.timeline.epoch))
         assert target.chain.scl == new.lsn
