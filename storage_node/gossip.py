@@ -154,8 +154,11 @@ class Gossip:
     async def _mend(self, address: str, segment: SegmentStore) -> None:
         """Layers of ours are damaged: take the peer's, which reach as far as ours did."""
         listed = await self._list_layers(address, segment, segment.flushed_lsn)
+        timeline = Timeline.decode(listed.timeline)
+        if listed.complete_lsn < segment.reach_of_ours(timeline):
+            return  # another peer may be further, or this one later
         names = await self._copy_all(address, segment, listed)
-        if await segment.mend(names, Lsn(listed.complete_lsn), Timeline.decode(listed.timeline)):
+        if await segment.mend(names, Lsn(listed.complete_lsn), timeline):
             await self._node.settle([segment])
             self._node.tell_watchers(segment)
             events.info("segment.mended", segment=str(segment.id), source=address, layers=len(names))

@@ -152,7 +152,8 @@ class SegmentStore:
     def report(self) -> Report:
         """The tail above the known VDL. Everything in memory is taken to be synced."""
         vdl = self.chain.known_vdl
-        frames = [*self._flushing.frames, *self.memory.frames, *self.chain.held_frames]
+        tables = [*self._flushing.frames_after(vdl), *self.memory.frames_after(vdl)]
+        frames = [*tables, *self.chain.held_frames]
         return report(chain(self.layers.keys_after(vdl), keys_in(frames)), self.chain.scl, vdl)
 
     async def install(self, timeline: Timeline, vdl: Lsn) -> None:
@@ -174,10 +175,14 @@ class SegmentStore:
         if timeline.counts(scl):
             return scl
         limit = next(after for after, up_to in timeline.annulled if after < scl <= up_to)
-        held = keys_in([*self._flushing.frames, *self.memory.frames])
-        # Below the limit there may be older ranges that do not count either.
-        counted = (key.lsn for key in held if key.lsn <= limit and timeline.counts(key.lsn))
-        return max(counted, default=self.layers.last_counted(limit, timeline))
+        for frame in reversed([*self._flushing.frames, *self.memory.frames]):
+            if read_header(frame).first_lsn > limit:
+                continue
+            # Below the limit there may be older ranges that do not count either.
+            counted = [lsn for lsn, _, _ in keys_in([frame]) if lsn <= limit and timeline.counts(lsn)]
+            if counted:
+                return counted[-1]
+        return self.layers.last_counted(limit, timeline)
 
     # Reading
 
@@ -347,7 +352,7 @@ class SegmentStore:
         False: these layers end before ours did, or belong to an older timeline."""
         async with self.lock:
             chain = self.chain
-            if not self.mendable or timeline.epoch < chain.timeline.epoch or complete < self._reach(timeline):
+            if not self.mendable or timeline.epoch < chain.timeline.epoch or complete < self.reach_of_ours(timeline):
                 self.layers.retire(names)
                 return False
             self.failed, self.mendable = None, False
@@ -364,7 +369,7 @@ class SegmentStore:
             await self._replace_layers(names, complete, memory)
             return True
 
-    def _reach(self, timeline: Timeline) -> Lsn:
+    def reach_of_ours(self, timeline: Timeline) -> Lsn:
         """How far layers must reach that take the place of ours. What of ours counts in a newer timeline only
         they could tell: then they must go on beyond what was annulled, and so hold all that came before."""
         if timeline.counts(self.flushed_lsn):
