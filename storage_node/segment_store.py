@@ -352,7 +352,11 @@ class SegmentStore:
         False: these layers end before ours did, or belong to an older timeline."""
         async with self.lock:
             chain = self.chain
-            if not self.mendable or timeline.epoch < chain.timeline.epoch or complete < self.reach_of_ours(timeline):
+            if (
+                not self.mendable
+                or timeline.epoch < chain.timeline.epoch
+                or complete < self.reach_of_ours(timeline)
+            ):
                 self.layers.retire(names)
                 return False
             self.failed, self.mendable = None, False
