@@ -31,9 +31,14 @@ _NODE_FLUSH_BYTES: Final = HOT_BYTES_MAX // 2
 _HOT_LOG_FLUSH_BYTES: Final = 2 * HOT_BYTES_MAX
 _TICK_S: Final = 0.1
 _ROOM_S: Final = 5.0
-_SLICE_STEPS: Final = 8
-_PAUSE_IDLE_S: Final = 0.0
+_SLICE_STEPS: Final = 2
+"""Steps of compaction, a millisecond or so, before the foreground has its turn."""
+
 _PAUSE_BUSY_S: Final = 0.01
+"""How long compaction pauses after each slice while there is foreground work: a tenth of its speed."""
+
+_SYNC_BYTES: Final = 8 * MIB
+"""A large layer goes to disk in portions: one sync of all of it would hold up the hot log's."""
 
 
 class StorageNode:
@@ -47,6 +52,7 @@ class StorageNode:
         self.acks_sent = 0
         self.batches = 0
         self.pages_read = 0
+        self._foreground_seen = 0
         self._disk = disk
         self._clock = clock
         self.gossip = Gossip(self, transport, dice)
@@ -297,14 +303,21 @@ class StorageNode:
         timeline = segment.chain.timeline
         folder = f"segments/{segment.volume}-{segment.id.group}"
         writing = ImageWriting(self._disk, folder, segment.layers, wanted, timeline)
-        seen = self.batches
+        synced = 0
         for count, _ in enumerate(writing.steps()):
             if count % _SLICE_STEPS == 0:
-                busy = self.batches != seen
-                seen = self.batches
-                await asyncio.sleep(_PAUSE_BUSY_S if busy else _PAUSE_IDLE_S)
+                await self._give_way()
+            if writing.file.size - synced >= _SYNC_BYTES:
+                synced = writing.file.size
+                await writing.file.sync()
         if segment.chain.timeline is timeline:
             await segment.finish(wanted, writing)
+
+    async def _give_way(self) -> None:
+        """Background work pauses while the foreground has something to do."""
+        done = self.batches + self.pages_read
+        busy, self._foreground_seen = done != self._foreground_seen, done
+        await asyncio.sleep(_PAUSE_BUSY_S if busy else 0.0)
 
     async def _guard(self, segment: SegmentStore, work: Awaitable[None]) -> None:
         """Background work that fails marks its segment; the others go on."""

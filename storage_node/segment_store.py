@@ -15,13 +15,13 @@ from typing import Any, Final
 from runtime.disk import Disk
 from runtime.events import get_logger
 from storage_node.layers.compaction import ImageWriting, Plan, plan
-from storage_node.layers.layer_map import LayerInfo, LayerMap
+from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the_loop
 from storage_node.segment.chain import Chain, Report, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
 from volume.errors import CorruptRecord, LsnCollected, NotYetComplete, SegmentFailed, UnknownFormat
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import FRAME_BYTES_MAX, GOSSIP_REPLY_BYTES_MAX
-from volume.log_batch import FrameHeader, clip_frame, read_header, seal_frame
+from volume.log_batch import HEADER_SIZE, FrameHeader, clip_frame, read_header, seal_frame
 from volume.page import checksum
 from volume.redo_record import RedoRecord, apply_record, encode_record
 from volume.timeline import Timeline
@@ -275,7 +275,7 @@ class SegmentStore:
 
     # Layers
 
-    async def flush(self) -> None:
+    async def flush(self, rest: Rest = rest_of_the_loop) -> None:
         """Write what is in memory as a delta layer. Raises OSError."""
         async with self.lock:
             self.check()
@@ -284,7 +284,8 @@ class SegmentStore:
             table, self.memory = self.memory, MemoryTable()
             self._flushing = table
             try:
-                await self.layers.write_delta(table.all_records(), self.flushed_lsn, table.last_lsn)
+                bodies = (frame[HEADER_SIZE:] for frame in table.frames)
+                await self.layers.write_delta(bodies, self.flushed_lsn, table.last_lsn, rest)
                 self.flushed_lsn = table.last_lsn
                 await self.save()
             except OSError as error:

@@ -102,6 +102,17 @@ def iter_records(body: bytes) -> Iterator[RedoRecord]:
         offset += size
 
 
+def split_records(body: bytes) -> Iterator[tuple[PageNumber, Lsn, bytes]]:
+    """Page, LSN and bytes of each record in a body that was checked: to store them elsewhere as they are."""
+    offset, end = 0, len(body)
+    unpack = HEADER.unpack_from
+    while offset < end:
+        lsn, _, _, page, _, _, size = unpack(body, offset)
+        after = offset + HEADER.size + size
+        yield page, lsn, body[offset:after]
+        offset = after
+
+
 def apply_record(page: bytes, record: RedoRecord) -> bytes:
     """The page after the record. Raises CorruptPage if the result is not what the writer had."""
     payload = record.payload

@@ -8,7 +8,8 @@ Layers count once the segment's manifest names them. Whoever changes the map per
 only then removes what is no longer named (`retire`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any, Final
@@ -21,10 +22,21 @@ from volume.errors import CorruptPage, VolumeError
 from volume.ids import LSN_ZERO, Epoch, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
 from volume.page import ZERO_PAGE
-from volume.redo_record import RecordKey, RedoRecord, apply_record, encode_record, iter_records, key_of
+from volume.redo_record import RecordKey, RedoRecord, apply_record, iter_records, key_of, split_records
 from volume.timeline import Timeline
 
+Rest = Callable[[], Awaitable[None]]
+"""What background work awaits every millisecond or two, so that the foreground has its turn."""
+
+_BODIES_A_PORTION: Final = 50
+_PAGES_A_PORTION: Final = 200
+
 _KIND_NAMES: Final = {KIND_DELTA: "delta", KIND_IMAGE: "image"}
+
+
+async def rest_of_the_loop() -> None:
+    """Let whoever is ready go first."""
+    await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +127,28 @@ class LayerMap:
         self._count += 1
         return f"{kind}-{lsn_from:016x}-{lsn_to:016x}-{self._count}.layer"
 
-    async def write_delta(self, records: Iterable[RedoRecord], lsn_from: Lsn, lsn_to: Lsn) -> LayerInfo:
-        """A delta layer of these records, any order; on disk and in the map when this returns."""
+    async def write_delta(
+        self, bodies: Iterable[bytes], lsn_from: Lsn, lsn_to: Lsn, rest: Rest = rest_of_the_loop
+    ) -> LayerInfo:
+        """A delta layer of these records; on disk and in the map when this returns.
+
+        `bodies`: encoded records, ascending. `rest` is awaited between portions of the work.
+        """
         name = self.new_name("delta", lsn_from, lsn_to)
         file = self._disk.open(f"{self._folder}/{name}", create=True)
         writer = LayerWriter(file, KIND_DELTA, lsn_from, lsn_to)
-        chains: dict[PageNumber, list[RedoRecord]] = {}
-        for record in records:
-            chains.setdefault(record.page_number, []).append(record)
-        for page in sorted(chains):
-            chain = sorted(chains[page], key=attrgetter("lsn"))
-            writer.add(page, chain[-1].lsn, b"".join(map(encode_record, chain)))
+        chains: dict[PageNumber, list[bytes]] = {}
+        last: dict[PageNumber, Lsn] = {}
+        for count, body in enumerate(bodies, 1):
+            for page, lsn, record in split_records(body):
+                chains.setdefault(page, []).append(record)
+                last[page] = lsn
+            if count % _BODIES_A_PORTION == 0:
+                await rest()
+        for count, page in enumerate(sorted(chains), 1):
+            writer.add(page, last[page], b"".join(chains.pop(page)))
+            if count % _PAGES_A_PORTION == 0:
+                await rest()
         writer.finish()
         await file.sync()
         await self._disk.sync_folder(self._folder)

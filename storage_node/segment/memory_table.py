@@ -33,9 +33,6 @@ class MemoryTable:
         self._decode()
         return self._by_page.get(page, [])
 
-    def all_records(self) -> list[RedoRecord]:
-        return [record for frame in self.frames for record in frame_records(frame)]
-
     def _decode(self) -> None:
         by_page = self._by_page
         for frame in self.frames[self._decoded :]:

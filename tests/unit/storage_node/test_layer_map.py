@@ -15,7 +15,7 @@ from tests.unit.storage_node.log_model import GroupLog
 from volume.errors import CorruptPage
 from volume.ids import LSN_ZERO, Lsn, PageNumber
 from volume.page import ZERO_PAGE
-from volume.redo_record import RedoRecord, key_of
+from volume.redo_record import RedoRecord, encode_record, key_of
 
 PAGES = range(1, 6)
 
@@ -42,7 +42,8 @@ class Layered:
     async def flush(self) -> None:
         if self.memory:
             last = self.memory[-1].lsn
-            await self.map.write_delta(self.memory, self.flushed, last)
+            body = b"".join(map(encode_record, self.memory))
+            await self.map.write_delta([body], self.flushed, last)
             self.in_deltas += self.memory
             self.flushed, self.memory = last, []
 
