@@ -138,14 +138,14 @@ class RealFile:
 class RealDisk:
     def __init__(self, root: Path) -> None:
         self._root = root
-        root.mkdir(parents=True, exist_ok=True)
+        _make_folder(root)
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk")
         self._pace = _Pace()
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         full = self._root / path
         if create:
-            full.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(full.parent)
         return RealFile(full, self._executor, self._pace, create=create)
 
     def list(self, folder: str) -> list[str]:
@@ -162,7 +162,7 @@ class RealDisk:
 
     @staticmethod
     def _replace(path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary = path.with_name(path.name + ".new")
         with open(temporary, "wb") as file:
             file.write(content)
@@ -186,6 +186,15 @@ class RealDisk:
 
     async def _in_thread(self, function, *args) -> None:  # type: ignore[no-untyped-def]
         await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make it, and those above it, durably: a file is of no use in a folder that a power cut takes away."""
+    if folder.exists():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -344,6 +344,7 @@ class SegmentStore:
         newest_image = max((i.lsn_to for i in self.layers.layers if i.kind == "image"), default=LSN_ZERO)
         self.layers.retained_from = max(self.layers.retained_from, newest_image)
         self._recent.clear()
+        await self._disk.sync_folder(self._folder)
         await self.save()
         self.layers.retire(old)
 

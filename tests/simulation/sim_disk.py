@@ -1,7 +1,7 @@
 """A disk that keeps only what it has promised, and of the rest what the dice leave.
 
 Promised is what a sync that returned has covered: bytes appended before the sync began, and names whose
-file or folder was synced. `crash` gives the disk as the next process finds it after a power cut: of each
+folder was synced (POSIX promises no more of a file's sync). `crash` gives the disk as the next process finds it after a power cut: of each
 unsynced append all, nothing, or some of its sectors; of an unsynced creation, removal or truncation
 either side. `durable_copy` is the meanest of these disks: nothing but what was promised. After `kill`,
 which ends only the process, the next one finds everything, and still nothing more is promised.
@@ -178,8 +178,6 @@ class SimDisk:
         before, inode.synced = inode.synced, max(inode.synced, covered[0])
         if inode.cuts == cuts:
             inode.before_cut = None
-        if self._names.get(path) is inode:
-            self._durable_names[path] = inode
         if inode.synced > before:
             self.on_durable(path, bytes(inode.data[before : inode.synced]))
 

@@ -25,6 +25,7 @@ async def _synced_then_not(disk: SimDisk) -> None:
     file = disk.open("log/1", create=True)
     assert file.append(b"kept" * 500) == 0
     await file.sync()
+    await disk.sync_folder("log")
     assert file.append(b"lost" * 500) == 2000
 
 
@@ -54,6 +55,7 @@ def test_bytes_appended_while_a_sync_runs_are_not_covered() -> None:
     async def work(disk: SimDisk) -> None:
         file = disk.open("log", create=True)
         file.append(b"one")
+        await disk.sync_folder("")
         sync = asyncio.create_task(file.sync())
         await asyncio.sleep(0.0001)
         file.append(b"two")
@@ -74,6 +76,7 @@ def test_a_removal_may_come_undone_until_the_folder_is_synced() -> None:
     async def create(disk: SimDisk) -> None:
         disk.open("a/b", create=True).append(b"x")
         await disk.open("a/b").sync()
+        await disk.sync_folder("a")
         disk.remove("a/b")
         assert disk.list("a") == []
 
@@ -105,6 +108,7 @@ def test_an_unsynced_truncation_leaves_either_side() -> None:
         file = disk.open("log", create=True)
         file.append(b"0123456789")
         await file.sync()
+        await disk.sync_folder("")
         file.truncate(4)
 
     async def synced(disk: SimDisk) -> None:
