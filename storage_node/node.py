@@ -15,7 +15,7 @@ from runtime.events import get_logger
 from runtime.transport import Transport
 from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
-from storage_node.layers.compaction import ImageWriting, Plan
+from storage_node.layers.compaction import DELTAS_MAX, ImageWriting, Plan
 from storage_node.segment_store import Peer, SegmentStore
 from volume.errors import CorruptPage, CorruptRecord, SegmentFailed, UnknownSegment, VolumeBusy, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
@@ -37,6 +37,12 @@ _SLICE_STEPS: Final = 2
 _PAUSE_BUSY_S: Final = 0.01
 """How long compaction pauses after each slice while there is foreground work: a tenth of its speed."""
 
+_REST_FACTOR: Final = 9
+"""Without foreground work here it takes a tenth of a core: neighbours on the machine may be busy."""
+
+_BACKLOG_LAYERS: Final = 4 * DELTAS_MAX
+"""Deltas that wait to become images, beyond which compaction must not fall further behind: it rests no more."""
+
 _SYNC_BYTES: Final = 8 * MIB
 """A large layer goes to disk in portions: one sync of all of it would hold up the hot log's."""
 
@@ -53,6 +59,7 @@ class StorageNode:
         self.batches = 0
         self.pages_read = 0
         self._foreground_seen = 0
+        self._slice_began = 0.0
         self._disk = disk
         self._clock = clock
         self.gossip = Gossip(self, transport, dice)
@@ -306,18 +313,26 @@ class StorageNode:
         synced = 0
         for count, _ in enumerate(writing.steps()):
             if count % _SLICE_STEPS == 0:
-                await self._give_way()
+                await self._give_way(segment)
             if writing.file.size - synced >= _SYNC_BYTES:
                 synced = writing.file.size
                 await writing.file.sync()
         if segment.chain.timeline is timeline:
             await segment.finish(wanted, writing)
 
-    async def _give_way(self) -> None:
-        """Background work pauses while the foreground has something to do."""
+    async def _give_way(self, segment: SegmentStore) -> None:
+        """Compaction rests after each slice, longest while the foreground has something to do."""
+        now = self._clock.monotonic()
         done = self.batches + self.pages_read
         busy, self._foreground_seen = done != self._foreground_seen, done
-        await asyncio.sleep(_PAUSE_BUSY_S if busy else 0.0)
+        if segment.delta_layers > _BACKLOG_LAYERS:
+            rest_s = 0.0
+        elif busy:
+            rest_s = _PAUSE_BUSY_S
+        else:
+            rest_s = min(_PAUSE_BUSY_S, _REST_FACTOR * (now - self._slice_began))
+        await asyncio.sleep(rest_s)
+        self._slice_began = self._clock.monotonic()
 
     async def _guard(self, segment: SegmentStore, work: Awaitable[None]) -> None:
         """Background work that fails marks its segment; the others go on."""

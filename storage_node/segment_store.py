@@ -72,6 +72,10 @@ class SegmentStore:
         return self.memory.size_bytes + self._flushing.size_bytes
 
     @property
+    def delta_layers(self) -> int:
+        return sum(info.kind == "delta" for info in self.layers.layers)
+
+    @property
     def state(self) -> str:
         if self.failed is not None:
             return f"failed: {self.failed}"
