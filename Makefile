@@ -7,7 +7,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long kill-loop bench bench-peer bench-volume clean
+.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long sim-bugs kill-loop bench bench-peer bench-volume clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -52,6 +52,9 @@ sim: $(VENV)/ready         ## one simulation seed again: make sim SEED=4711
 
 sim-long: $(VENV)/ready    ## new simulation seeds until stopped
 	@$(BIN)/python -m tests.simulation --forever
+
+sim-bugs: $(VENV)/ready    ## deliberate bugs in the real code, each of which a seed must find
+	@$(BIN)/python -m tests.simulation.bugs $(ARGS)
 
 kill-loop: $(VENV)/ready   ## kill -9 of every process in mid-load, fifty times: make kill-loop ARGS="--rounds 5"
 	@$(BIN)/python -m tests.cluster.kill_loop $(ARGS)

@@ -41,7 +41,9 @@ _REST_FACTOR: Final = 9
 """Without foreground work here it takes a tenth of a core: neighbours on the machine may be busy."""
 
 _BACKLOG_LAYERS: Final = 4 * DELTAS_MAX
-"""Deltas that wait to become images, beyond which compaction must not fall further behind: it rests no more."""
+_STILL_COMING_S: Final = 5.0
+"""With more deltas than that waiting to become images, and another one in the last seconds, compaction must not
+fall further behind: it rests no more. What a load that is over has left can wait."""
 
 _SYNC_BYTES: Final = 8 * MIB
 """A large layer goes to disk in portions: one sync of all of it would hold up the hot log's."""
@@ -262,6 +264,7 @@ class StorageNode:
     async def flush(self, segment: SegmentStore) -> None:
         """What the segment holds in memory becomes a layer."""
         await self._guard(segment, segment.flush())
+        segment.flushed_at = self._clock.monotonic()
         self._room.set()
 
     def _release_log(self) -> None:
@@ -325,7 +328,7 @@ class StorageNode:
         now = self._clock.monotonic()
         done = self.batches + self.pages_read
         busy, self._foreground_seen = done != self._foreground_seen, done
-        if segment.delta_layers > _BACKLOG_LAYERS:
+        if segment.delta_layers > _BACKLOG_LAYERS and now - segment.flushed_at < _STILL_COMING_S:
             rest_s = 0.0
         elif busy:
             rest_s = _PAUSE_BUSY_S

@@ -53,6 +53,8 @@ class SegmentStore:
         self.read_floor = LSN_ZERO
         self.flushed_lsn = LSN_ZERO
         self.failed: str | None = None
+        self.flushed_at = 0.0
+        """When the last layer was written here, by the node's clock."""
         self.mendable = False
         """Failed because of damaged layers only: a peer's layers can take their place (gossip.py)."""
         self.memory = MemoryTable()

@@ -1,0 +1,353 @@
+"""`make sim-bugs`: shows that the judges judge. Each bug below is put into the real code, and seeds are run
+until one of them fails. A bug that no seed finds is a hole in the simulation.
+
+    python -m tests.simulation.bugs [--only NAME] [--seeds 400]
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, Final
+
+from tests.simulation.simulation import simulate
+
+SEEDS_MAX: Final = 400
+_AT_ONCE: Final = 8
+_SECONDS: Final = 5.0
+
+
+def quorum_of_three() -> None:
+    import db_instance.volume_driver.opening as opening
+    import volume.quorum
+
+    volume.quorum.WRITE_QUORUM = opening.WRITE_QUORUM = 3  # type: ignore[misc]
+
+
+def acknowledged_before_the_sync() -> None:
+    from storage_node.node import StorageNode
+
+    async def settle(self: Any, segments: Any) -> None:
+        for segment in segments:
+            segment.chain.on_synced(segment.chain.scl)
+
+    StorageNode.settle = settle  # type: ignore[method-assign]
+
+
+def promise_not_persisted() -> None:
+    from storage_node.segment_store import SegmentStore
+
+    async def promise(self: Any, epoch: Any) -> None:
+        self.check()
+        self.chain.promise(epoch)
+
+    SegmentStore.promise = promise  # type: ignore[method-assign]
+
+
+def promise_after_the_report() -> None:
+    from proto import storage_pb2
+    from storage_node.server import StorageService
+    from volume.ids import Epoch
+
+    async def promise(self: Any, data: bytes) -> bytes:
+        request = storage_pb2.PromiseRequest.FromString(data)
+        segment = self._segment(request.volume, request.group)
+        chain, tail = segment.chain, segment.report()
+        reply = storage_pb2.PromiseReply(
+            scl=chain.scl,
+            known_vdl=chain.known_vdl,
+            timeline=chain.timeline.encode(),
+            run_first=[first for first, _ in tail.runs],
+            run_last=[last for _, last in tail.runs],
+            cpl=tail.cpls,
+            chain_base=tail.chain_base,
+        ).SerializeToString()
+        await self._node.synced()
+        await asyncio.sleep(0.3)
+        await segment.promise(Epoch(request.epoch))
+        return reply
+
+    StorageService.promise = promise  # type: ignore[method-assign]
+
+
+def old_epochs_accepted() -> None:
+    from storage_node.segment.chain import Chain
+
+    Chain.check_writer = lambda self, epoch: None  # type: ignore[method-assign]
+
+
+def truncation_not_persisted() -> None:
+    from storage_node.segment_store import SegmentStore
+
+    install = SegmentStore.install
+
+    async def forgetful(self: Any, timeline: Any, vdl: Any) -> None:
+        async def nothing() -> None:
+            pass
+
+        self.save = nothing
+        try:
+            await install(self, timeline, vdl)
+        finally:
+            del self.save
+
+    SegmentStore.install = forgetful  # type: ignore[method-assign]
+
+
+def truncation_ignored() -> None:
+    from volume.timeline import Timeline
+
+    Timeline.counts = lambda self, lsn: True  # type: ignore[method-assign]
+    Timeline.counts_all = lambda self, first, last: True  # type: ignore[method-assign]
+
+
+def gaps_not_checked() -> None:
+    from storage_node.segment.chain import NOTHING, Chain, Taken
+
+    def offer(self: Any, header: Any, frame: bytes) -> Any:
+        if header.last_lsn <= self.scl:
+            return NOTHING
+        self.scl = header.last_lsn
+        return Taken(frame, header.last_lsn, [frame])
+
+    Chain.offer = offer  # type: ignore[method-assign]
+
+
+def frames_not_checked_on_opening() -> None:
+    import storage_node.hot_log as hot_log
+
+    hot_log.check_against = lambda header, frame: None  # type: ignore[assignment]
+
+
+def layers_not_checked() -> None:
+    import storage_node.layers.layer_file as layer_file
+    import storage_node.layers.layer_map as layer_map
+    from volume.errors import CorruptPage
+
+    def blob(self: Any, entry: Any) -> bytes:
+        return bytes(self._read(entry.offset, entry.size))
+
+    apply_record = layer_map.apply_record
+
+    def believing(page: bytes, record: Any) -> bytes:
+        try:
+            return apply_record(page, record)
+        except CorruptPage:
+            return page
+
+    layer_file.LayerReader.blob = blob  # type: ignore[method-assign]
+    layer_map.apply_record = believing
+
+
+def evicted_above_the_vdl() -> None:
+    from db_instance.engine.page_cache import PageCache
+
+    def evict(self: Any) -> None:
+        while len(self._newest) + len(self._old_order) > self._pages_max and self._newest:
+            self._newest.popitem(last=False)
+
+    PageCache._evict = evict  # type: ignore[method-assign]
+
+
+def read_points_ignored_by_collection() -> None:
+    from db_instance.volume_driver.driver import VolumeDriver
+
+    VolumeDriver.read_floor = property(lambda self: self.vdl)  # type: ignore[method-assign, assignment]
+
+
+def recovery_ignores_gaps() -> None:
+    import volume.recovery as recovery
+
+    def complete_to(base: Any, tails: Any, timeline: Any) -> Any:
+        return max([base, *(last for tail in tails for _, last in tail.runs)])
+
+    recovery._complete_to = complete_to
+
+
+def promises_of_two() -> None:
+    import db_instance.volume_driver.opening as opening
+    import volume.recovery
+
+    opening.READ_QUORUM = volume.recovery.READ_QUORUM = 2  # type: ignore[misc]
+    opening._LATECOMERS_S = 0.0  # type: ignore[misc]
+    opening.WRITE_QUORUM = 2  # type: ignore[misc]
+
+
+def no_completion_before_the_first_write() -> None:
+    import db_instance.volume_driver.opening as opening
+
+    async def complete(*_: Any) -> None:
+        return
+
+    opening._complete = complete
+
+
+def lsns_used_again() -> None:
+    import db_instance.volume_driver.opening as opening
+
+    recover = opening.recover
+
+    def reusing(*arguments: Any) -> Any:
+        import dataclasses
+
+        found = recover(*arguments)
+        return dataclasses.replace(found, next_lsn=found.vdl + 1)
+
+    opening.recover = reusing  # type: ignore[assignment]
+
+
+def nothing_sent_again_after_a_broken_stream() -> None:
+    from db_instance.volume_driver.batcher import Batcher
+
+    Batcher.retained = lambda self, group: []  # type: ignore[method-assign]
+
+
+def commits_answered_at_once() -> None:
+    from db_instance.engine.engine import Engine
+
+    async def wait_durable(self: Any, lsn: Any) -> None:
+        return
+
+    Engine.wait_durable = wait_durable  # type: ignore[method-assign]
+
+
+def two_hold_the_write_lock() -> None:
+    from db_instance.engine.write_lock import WriteLock
+
+    async def acquire(self: Any, timeout_s: Any) -> None:
+        self._held = True
+
+    def release(self: Any) -> None:
+        self._held = False
+
+    WriteLock.acquire = acquire  # type: ignore[method-assign]
+    WriteLock.release = release  # type: ignore[method-assign]
+
+
+def hot_log_let_go_before_the_flush() -> None:
+    from storage_node.node import StorageNode
+
+    StorageNode._flushed = lambda self, key: 2**63  # type: ignore[method-assign, assignment, return-value]
+
+
+def reads_of_segments_that_are_behind() -> None:
+    from storage_node.segment_store import SegmentStore
+
+    read = SegmentStore.read
+    SegmentStore.read = lambda self, page, lsn, required: read(self, page, lsn, 0)  # type: ignore[method-assign, arg-type]
+
+
+def frames_of_later_epochs_taken() -> None:
+    from storage_node.segment.chain import Chain
+
+    offer = Chain.offer
+    Chain.offer = lambda self, header, frame: offer(  # type: ignore[method-assign]
+        self, header._replace(epoch=min(header.epoch, self.timeline.epoch)), frame
+    )
+
+
+def adopted_without_looking_again() -> None:
+    from storage_node.segment_store import SegmentStore
+
+    async def adopt(self: Any, names: Any, complete: Any, timeline: Any) -> bool:
+        async with self.lock:
+            self.chain.scl = min(self.chain.scl, complete - 1)
+            await self._replace_layers(names, complete, self.chain.jump(complete))
+            return True
+
+    SegmentStore.adopt = adopt  # type: ignore[method-assign]
+
+
+def staged_pages_outlive_a_rollback() -> None:
+    from db_instance.engine.vfs import VolumeFile
+
+    def sync(self: Any, flags: int) -> None:
+        if self._staged is not None:
+            lsn = self._pages.commit(self._staged)
+            if lsn is not None:
+                self.commit_lsn = lsn
+            self._staged.close()
+            self._staged = None
+
+    VolumeFile.xSync = sync  # type: ignore[method-assign]
+    VolumeFile.discard = lambda self: None  # type: ignore[method-assign]
+
+
+BUGS: Final[tuple[Callable[[], None], ...]] = (
+    quorum_of_three,
+    acknowledged_before_the_sync,
+    promise_not_persisted,
+    promise_after_the_report,
+    promises_of_two,
+    old_epochs_accepted,
+    truncation_not_persisted,
+    truncation_ignored,
+    gaps_not_checked,
+    frames_of_later_epochs_taken,
+    frames_not_checked_on_opening,
+    layers_not_checked,
+    evicted_above_the_vdl,
+    read_points_ignored_by_collection,
+    recovery_ignores_gaps,
+    no_completion_before_the_first_write,
+    lsns_used_again,
+    nothing_sent_again_after_a_broken_stream,
+    commits_answered_at_once,
+    two_hold_the_write_lock,
+    hot_log_let_go_before_the_flush,
+    reads_of_segments_that_are_behind,
+    adopted_without_looking_again,
+    staged_pages_outlive_a_rollback,
+)
+
+
+def _failure(seed: int) -> str | None:
+    """In a process of its own, with the bug: why the seed failed."""
+    try:
+        simulate(seed, seconds=_SECONDS)
+    except BaseException as error:  # a bug may show as anything
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def seeds_until_caught(bug: Callable[[], None], seeds_max: int) -> tuple[int, str] | None:
+    """The first seed that fails, and why; None if none does."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=bug) as pool:
+        for first in range(1, seeds_max + 1, _AT_ONCE):
+            seeds = range(first, min(first + _AT_ONCE, seeds_max + 1))
+            for seed, failure in zip(seeds, pool.map(_failure, seeds), strict=True):
+                if failure is not None:
+                    pool.shutdown(cancel_futures=True)
+                    return seed, failure
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.bugs", description=__doc__)
+    parser.add_argument("--only", metavar="NAME", help="one of them")
+    parser.add_argument("--seeds", type=int, default=SEEDS_MAX, help="to try at most (default %(default)s)")
+    arguments = parser.parse_args()
+    missed = 0
+    for bug in BUGS:
+        if arguments.only not in (None, bug.__name__):
+            continue
+        started = time.monotonic()
+        found = seeds_until_caught(bug, arguments.seeds)
+        took = f"{time.monotonic() - started:.0f} s"
+        if found is None:
+            missed += 1
+            print(f"{bug.__name__:42} NOT CAUGHT in {arguments.seeds} seeds, {took}", flush=True)
+        else:
+            reason = found[1].partition(": ")[2].replace("\n", " ")[:110]
+            print(f"{bug.__name__:42} seed {found[0]:4}, {took}: {reason}", flush=True)
+    print(f"{len(BUGS)} bugs, {missed} not caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
