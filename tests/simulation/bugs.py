@@ -143,16 +143,6 @@ def layers_not_checked() -> None:
     layer_map.apply_record = believing
 
 
-def evicted_above_the_vdl() -> None:
-    from db_instance.engine.page_cache import PageCache
-
-    def evict(self: Any) -> None:
-        while len(self._newest) + len(self._old_order) > self._pages_max and self._newest:
-            self._newest.popitem(last=False)
-
-    PageCache._evict = evict  # type: ignore[method-assign]
-
-
 def read_points_ignored_by_collection() -> None:
     from db_instance.volume_driver.driver import VolumeDriver
 
@@ -290,7 +280,6 @@ BUGS: Final[tuple[Callable[[], None], ...]] = (
     frames_of_later_epochs_taken,
     frames_not_checked_on_opening,
     layers_not_checked,
-    evicted_above_the_vdl,
     read_points_ignored_by_collection,
     recovery_ignores_gaps,
     no_completion_before_the_first_write,
