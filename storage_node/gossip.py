@@ -47,7 +47,6 @@ class Gossip:
         self._transport = transport
         self._dice = dice
         self._wake = asyncio.Event()
-        self.rounds = 0
         self._gained = True
 
     def now(self) -> None:
@@ -113,7 +112,6 @@ class Gossip:
         request = storage_pb2.GossipRequest(ask=asks).SerializeToString()
         data = await self._transport.call(address, _SERVICE + "Gossip", request, timeout_s=CALL_TIMEOUT_S)
         gained = False
-        self.rounds += 1
         for answer in storage_pb2.GossipReply.FromString(data).answer:
             segment = self._node.segment(VolumeId(answer.volume), GroupId(answer.group))
             gained |= await self._take(address, segment, answer)

@@ -1,4 +1,4 @@
-"""A session's way to its client. wire/postgres/connection.py is the real one; tests have a list."""
+"""A session's way to its client: what it needs of wire/postgres/connection.py."""
 
 from collections.abc import Callable
 from typing import Protocol
