@@ -7,7 +7,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long sim-bugs kill-loop bench bench-peer bench-volume clean
+.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long sim-bugs kill-loop chaos bench bench-peer bench-volume bench-repair bench-recovery clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -59,11 +59,20 @@ sim-bugs: $(VENV)/ready    ## deliberate bugs in the real code, each of which a 
 kill-loop: $(VENV)/ready   ## kill -9 of every process in mid-load, fifty times: make kill-loop ARGS="--rounds 5"
 	@$(BIN)/python -m tests.cluster.kill_loop $(ARGS)
 
+chaos: $(VENV)/bench-ready ## torment in network namespaces, as root: make chaos ARGS="--minutes 2 --seed 7"
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
 bench: $(VENV)/bench-ready bench-peer   ## this database and PostgreSQL, same work, one run: make bench ARGS=--quick
 	@$(BIN)/python -m bench.run $(ARGS)
 
 bench-volume: $(VENV)/ready   ## this database at 10 MB, 1 GB, 5 GB: make bench-volume ARGS="--sizes 50MB"
 	@$(BIN)/python -m bench.volume $(ARGS)
+
+bench-repair: $(VENV)/ready   ## a lost segment made anew, beside cp and fsync: make bench-repair ARGS="--size 500MB"
+	@$(BIN)/python -m bench.repair $(ARGS)
+
+bench-recovery: $(VENV)/ready ## kill -9 of the writer under load, until the first commit
+	@$(BIN)/python -m bench.recovery $(ARGS)
 
 bench-peer:      ## install PostgreSQL 15 for `make bench`, if it is missing (as root)
 	@bench/install-peer.sh
