@@ -8,6 +8,7 @@ import sys
 from prometheus_client import CollectorRegistry
 
 from control_plane.agents import Agents
+from control_plane.cluster.membership import Patience
 from control_plane.cluster.model import Instance, Node, NodeId
 from control_plane.config import Config, parse
 from control_plane.gauges import Gauges
@@ -16,6 +17,7 @@ from control_plane.local_processes import LocalProcesses
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.metadata.interface import Metadata
 from control_plane.observer import Observer
+from control_plane.repairs import Repairs
 from control_plane.server import ControlServer, own_facts
 from control_plane.supervisor import Supervisor
 from control_plane.volumes import Volumes
@@ -37,13 +39,15 @@ async def serve(config: Config, stop: asyncio.Event) -> int:
 
     transport = GrpcTransport()
     agents = Agents(transport)
-    observer = Observer(agents, metadata, clock)
-    volumes = Volumes(metadata, agents, observer)
+    observer = Observer(agents, metadata, clock, config.replace_after_s)
+    volumes = Volumes(metadata, agents, observer, clock)
+    patience = Patience(unreachable_s=config.replace_after_s)
+    repairs = Repairs(metadata, agents, observer, clock, patience)
     registry = CollectorRegistry()
     gauges = Gauges(registry, metadata)
-    supervisor = Supervisor(observer, volumes, local, gauges, segment_size, clock, dice)
+    supervisor = Supervisor(observer, volumes, repairs, local, gauges, segment_size, clock, dice)
     own = own_facts(config.id, config.listen)
-    control = ControlServer(own, cluster, metadata, volumes, observer, local, stop.set)
+    control = ControlServer(own, cluster, metadata, volumes, observer, agents, local, stop.set)
 
     server = await transport.serve(config.listen, control.handlers())
     host, _, port = config.metrics.rpartition(":")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from control_plane.cluster.membership import Patience
 from control_plane.cluster.model import Instance, Node, NodeId
 from volume.limits import SEGMENT_SIZE_BYTES
 
@@ -20,6 +21,7 @@ class Config:
     nodes: tuple[Node, ...]
     instances: tuple[Instance, ...]
     segment_size: int
+    replace_after_s: float
 
 
 def parse(words: Sequence[str] | None = None) -> Config:
@@ -34,6 +36,14 @@ def parse(words: Sequence[str] | None = None) -> Config:
     parser.add_argument("--node", type=_node, action="append", default=[], metavar="ID,AZ,HOST:PORT")
     parser.add_argument("--instance", type=_instance, action="append", default=[], metavar="ID,AZ,HOST:PORT")
     parser.add_argument("--segment-size", type=int, default=SEGMENT_SIZE_BYTES, metavar="BYTES")
+    parser.add_argument(
+        "--replace-after",
+        type=float,
+        default=Patience().unreachable_s,
+        metavar="SECONDS",
+        help="a storage node that has not answered for so long is taken to be gone, and its segments are"
+        " made anew elsewhere (default %(default)s)",
+    )
     found = parser.parse_args(words)
     return Config(
         id=found.id,
@@ -44,6 +54,7 @@ def parse(words: Sequence[str] | None = None) -> Config:
         nodes=tuple(found.node),
         instances=tuple(found.instance),
         segment_size=found.segment_size,
+        replace_after_s=found.replace_after,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from control_plane.agents import Agents
-from control_plane.cluster.health import answers
+from control_plane.cluster.health import GONE_AFTER_S, NodeHealth, answers, node_facts, node_health
 from control_plane.cluster.model import InstanceReport, NodeId, NodeReport
 from control_plane.cluster.status import Seen
 from control_plane.metadata.interface import Metadata
@@ -23,18 +23,24 @@ ANSWER_S_MAX: Final = 1.0
 
 
 class Observer:
-    def __init__(self, agents: Agents, metadata: Metadata, clock: Clock) -> None:
+    def __init__(
+        self, agents: Agents, metadata: Metadata, clock: Clock, gone_after_s: float = GONE_AFTER_S
+    ) -> None:
+        self.gone_after_s = gone_after_s
+        """A storage node that is silent for so long is taken to be gone."""
         self._agents = agents
         self._metadata = metadata
         self._clock = clock
         self._nodes: dict[NodeId, tuple[NodeReport, float]] = {}
         self._instances: dict[str, tuple[InstanceReport, float]] = {}
+        self._asked_since_s: dict[NodeId, float] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         """The question to each process that waits for its answer; never two to the same."""
 
     async def look(self, wait_s: float) -> None:
         """Ask everybody. Returns when all have answered, or after `wait_s`: late answers still count."""
         for node in await self._metadata.nodes():
+            self._asked_since_s.setdefault(node.id, self._clock.monotonic())
             self._ask(node.id, self._ask_node(node.id, node.address))
         for instance in await self._metadata.instances():
             self._ask(instance.id, self._ask_instance(instance.id, instance.address))
@@ -68,6 +74,20 @@ class Observer:
     def instance_reports(self) -> dict[str, Seen[InstanceReport]]:
         now = self._clock.monotonic()
         return {id: Seen(report, now - when) for id, (report, when) in self._instances.items()}
+
+    def silent_s(self) -> dict[NodeId, float]:
+        """How long ago each storage node answered last, or was asked first."""
+        now = self._clock.monotonic()
+        return {
+            id: now - max(since, self._nodes[id][1] if id in self._nodes else since)
+            for id, since in self._asked_since_s.items()
+        }
+
+    async def node_health(self) -> dict[NodeId, NodeHealth]:
+        reports = {id: report for id, (report, _) in self._nodes.items()}
+        writers = [seen.report for seen in self.instance_reports().values() if answers(seen.ago_s)]
+        nodes, volumes = await self._metadata.nodes(), await self._metadata.volumes()
+        return node_health(node_facts(nodes, volumes, reports, self.silent_s(), writers), self.gone_after_s)
 
     def answering(self) -> frozenset[NodeId]:
         return frozenset(id for id, seen in self.node_reports().items() if answers(seen.ago_s))

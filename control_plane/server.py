@@ -1,13 +1,16 @@
 """The edge: requests of instances and of the command line, translated and answered."""
 
+import asyncio
 import json
+import math
 import os
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
 
-from control_plane.cluster.model import MAIN_VOLUME, Node, NodeId, ProcessFacts, Volume, Wanted
+from control_plane.agents import Agents
+from control_plane.cluster.model import MAIN_VOLUME, Member, Node, NodeId, ProcessFacts, Volume, Wanted
 from control_plane.cluster.status import View, describe
 from control_plane.local_processes import LocalProcesses
 from control_plane.metadata.interface import Metadata
@@ -15,8 +18,8 @@ from control_plane.observer import Observer
 from control_plane.volumes import Volumes
 from proto import control_pb2
 from runtime.transport import Handlers, Unary
-from volume.errors import InvalidRequest
-from volume.ids import Epoch, GroupId, Lsn
+from volume.errors import InvalidRequest, VolumeError
+from volume.ids import Epoch, GroupId, Lsn, VolumeId
 
 Request = TypeVar("Request", bound=Message)
 
@@ -34,6 +37,7 @@ class ControlServer:
         metadata: Metadata,
         volumes: Volumes,
         observer: Observer,
+        agents: Agents,
         local: LocalProcesses | None,
         end: Callable[[], None],
     ) -> None:
@@ -42,6 +46,7 @@ class ControlServer:
         self._metadata = metadata
         self._volumes = volumes
         self._observer = observer
+        self._agents = agents
         self._local = local
         self._end = end
 
@@ -51,6 +56,10 @@ class ControlServer:
             "OpenVolume": _unary(pb.OpenVolumeRequest, self.open_volume),
             "GetVolume": _unary(pb.GetVolumeRequest, self.get_volume),
             "AddGroup": _unary(pb.AddGroupRequest, self.add_group),
+            "AddNode": _unary(pb.AddNodeRequest, self.add_node),
+            "Drain": _unary(pb.DrainRequest, self.drain),
+            "Scrub": _unary(pb.ScrubRequest, self.scrub),
+            "AcceptLoss": _unary(pb.AcceptLossRequest, self.accept_loss),
             "Status": _unary(pb.StatusRequest, self.status),
             "SetWanted": _unary(pb.SetWantedRequest, self.set_wanted),
             "Shutdown": _unary(pb.ShutdownRequest, self.shutdown),
@@ -59,12 +68,16 @@ class ControlServer:
 
     async def open_volume(self, request: control_pb2.OpenVolumeRequest) -> control_pb2.Volume:
         name = request.volume or MAIN_VOLUME
-        return await self._translate(
+        opened = await self._translate(
             await self._volumes.open(name, request.instance, Epoch(request.expected_epoch))
         )
+        opened.lease_left_ms = math.ceil(1000 * self._volumes.lease_left_s(VolumeId(opened.volume)))
+        return opened
 
     async def get_volume(self, request: control_pb2.GetVolumeRequest) -> control_pb2.Volume:
-        return await self._translate(await self._metadata.volume(request.volume or MAIN_VOLUME))
+        return await self._translate(
+            await self._volumes.confirm(request.volume or MAIN_VOLUME, Epoch(request.epoch))
+        )
 
     async def add_group(self, request: control_pb2.AddGroupRequest) -> control_pb2.Volume:
         volume = await self._volumes.add_group(
@@ -74,6 +87,43 @@ class ControlServer:
             Lsn(request.born_lsn),
         )
         return await self._translate(volume)
+
+    async def add_node(self, request: control_pb2.AddNodeRequest) -> control_pb2.AddNodeReply:
+        if not (request.node and request.az and request.address):
+            raise InvalidRequest("add a storage node: it needs a name, a zone and an address")
+        await self._metadata.put_nodes([Node(NodeId(request.node), request.az, request.address)], [])
+        return control_pb2.AddNodeReply()
+
+    async def drain(self, request: control_pb2.DrainRequest) -> control_pb2.DrainReply:
+        node = NodeId(request.node)
+        await self._metadata.set_draining(node, not request.undo)
+        left = sum(
+            member.node == node
+            for volume in await self._metadata.volumes()
+            for group in volume.groups
+            for member in group.members
+        )
+        return control_pb2.DrainReply(segments=left)
+
+    async def scrub(self, request: control_pb2.ScrubRequest) -> control_pb2.ScrubReply:
+        nodes = [node for node in await self._metadata.nodes() if not request.node or node.id in request.node]
+        if unknown := set(request.node) - {node.id for node in nodes}:
+            raise InvalidRequest(f"scrub {', '.join(sorted(unknown))}: there is no storage node of that name")
+        found = await asyncio.gather(*(self._scrub_of(node, request.start) for node in nodes))
+        return control_pb2.ScrubReply(json=json.dumps(dict(found)))
+
+    async def _scrub_of(self, node: Node, start: bool) -> tuple[str, dict[str, Any]]:
+        try:
+            reply = await self._agents.scrub(node.address, start=start)
+        except VolumeError as error:
+            return node.id, {"error": f"{type(error).__name__}: {error}"}
+        fields = ("number", "running", "bytes_done", "bytes_total", "layers", "frames")
+        lists = {"found": list(reply.found), "mended": list(reply.mended)}
+        return node.id, {name: getattr(reply, name) for name in fields} | lists
+
+    async def accept_loss(self, request: control_pb2.AcceptLossRequest) -> control_pb2.AcceptLossReply:
+        await self._metadata.accept_loss(request.volume or MAIN_VOLUME, GroupId(request.group))
+        return control_pb2.AcceptLossReply()
 
     async def status(self, request: control_pb2.StatusRequest) -> control_pb2.StatusReply:
         await self._observer.look(STATUS_LOOK_S)
@@ -85,6 +135,8 @@ class ControlServer:
             processes=[self._own, *(self._local.facts() if self._local else [])],
             node_reports=self._observer.node_reports(),
             instance_reports=self._observer.instance_reports(),
+            silent_s=self._observer.silent_s(),
+            gone_after_s=self._observer.gone_after_s,
         )
         return control_pb2.StatusReply(json=json.dumps(describe(view)))
 
@@ -116,7 +168,7 @@ class ControlServer:
                 control_pb2.Group(
                     group=group.id,
                     membership_epoch=group.membership_epoch,
-                    member=[_member(each.slot, nodes[each.node]) for each in group.members],
+                    member=[_member(each, nodes[each.node]) for each in group.members],
                 )
                 for group in volume.groups
             ],
@@ -128,8 +180,10 @@ def own_facts(id: str, address: str) -> ProcessFacts:
     return ProcessFacts(id, "control", "", address, Wanted.RUNNING, pid=os.getpid())
 
 
-def _member(slot: int, node: Node) -> control_pb2.Member:
-    return control_pb2.Member(slot=slot, node=NodeId(node.id), address=node.address, az=node.az)
+def _member(member: Member, node: Node) -> control_pb2.Member:
+    return control_pb2.Member(
+        slot=member.slot, node=node.id, address=node.address, az=node.az, filling=member.filling
+    )
 
 
 def _unary(kind: type[Request], answer: Callable[[Request], Awaitable[Message]]) -> Unary:

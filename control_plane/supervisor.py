@@ -8,10 +8,13 @@ import asyncio
 import random
 from typing import Final
 
+from control_plane.cluster.health import Health
+from control_plane.cluster.model import NodeId
 from control_plane.gauges import Gauges
 from control_plane.local_cluster import LocalClusterError
 from control_plane.local_processes import LocalProcesses
 from control_plane.observer import Observer
+from control_plane.repairs import Repairs
 from control_plane.volumes import Volumes
 from runtime.clock import Clock
 from runtime.events import get_logger
@@ -19,7 +22,7 @@ from volume.errors import VolumeError
 
 events = get_logger("control.supervisor")
 
-PROCESSES_EVERY_S: Final = 0.2
+PROCESSES_EVERY_S: Final = 0.1
 CLUSTER_EVERY_S: Final = 0.5
 LOOK_S_MAX: Final = 1.0
 
@@ -29,6 +32,7 @@ class Supervisor:
         self,
         observer: Observer,
         volumes: Volumes,
+        repairs: Repairs,
         local: LocalProcesses | None,
         gauges: Gauges,
         segment_size: int,
@@ -37,12 +41,14 @@ class Supervisor:
     ) -> None:
         self._observer = observer
         self._volumes = volumes
+        self._repairs = repairs
         self._local = local
         self._gauges = gauges
         self._segment_size = segment_size
         self._clock = clock
         self._dice = dice
         self._last_complaint = ""
+        self._health: dict[NodeId, Health] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -72,9 +78,21 @@ class Supervisor:
 
     async def act(self) -> None:
         """One round of what the last look asks for."""
+        await self._tell_health()
         await self._volumes.create_main(self._segment_size)
         await self._volumes.create_missing()
+        await self._repairs.act()
         await self._gauges.update(self._observer, self._local)
+
+    async def _tell_health(self) -> None:
+        """Once for each change. That a node is well from the beginning is no change."""
+        for node, now in (await self._observer.node_health()).items():
+            before = self._health.get(node, Health.OK)
+            if now.health in (before, Health.UNKNOWN):
+                continue
+            self._health[node] = now.health
+            change = {"from": str(before), "to": str(now.health)}
+            events.info("node.health", node=node, **change, why=now.why)
 
     async def _rest(self, about_s: float) -> None:
         await self._clock.sleep(about_s * (0.75 + self._dice.random() / 2))

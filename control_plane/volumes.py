@@ -13,9 +13,11 @@ from control_plane.cluster.placement import place
 from control_plane.cluster.reconcile import CreateSegment, plan_segments
 from control_plane.metadata.interface import Metadata
 from control_plane.observer import Observer
+from runtime.clock import Clock
 from runtime.events import get_logger
 from volume.errors import InvalidRequest, QuorumLost, StaleEpoch, VolumeError
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, VolumeId
+from volume.limits import LEASE_S
 from volume.quorum import COPIES, WRITE_QUORUM
 
 events = get_logger("control.volumes")
@@ -28,10 +30,13 @@ CREATE_AT_ONCE_MAX: Final = 64
 
 
 class Volumes:
-    def __init__(self, metadata: Metadata, agents: Agents, observer: Observer) -> None:
+    def __init__(self, metadata: Metadata, agents: Agents, observer: Observer, clock: Clock) -> None:
         self._metadata = metadata
         self._agents = agents
         self._observer = observer
+        self._clock = clock
+        self._leases: dict[VolumeId, float] = {}
+        self._started_s = clock.monotonic()
         self._creating: dict[tuple[VolumeId, GroupId, int], asyncio.Task[bool]] = {}
 
     async def open(self, name: str, instance: str, expected: Epoch) -> Volume:
@@ -46,6 +51,20 @@ class Volumes:
         granted = await self._metadata.grant_epoch(name, expected, instance)
         events.info("epoch.granted", volume=name, epoch=granted.epoch, writer=instance)
         return granted
+
+    async def confirm(self, name: str, epoch: Epoch) -> Volume:
+        """The volume, if no newer epoch than the asking writer's is granted: it may read on for a lease."""
+        volume = await self._metadata.volume(name)
+        if epoch and epoch < volume.epoch:
+            raise StaleEpoch(f"confirm epoch {epoch} of {name}: {volume.epoch} is granted to {volume.writer}")
+        if epoch:
+            self._leases[volume.id] = self._clock.monotonic() + LEASE_S
+        return volume
+
+    def lease_left_s(self, volume: VolumeId) -> float:
+        """For how long a writer may still rely on what it was confirmed. After a start: nobody remembers."""
+        until_s = self._leases.get(volume, self._started_s + LEASE_S)
+        return max(0.0, until_s - self._clock.monotonic())
 
     async def add_group(self, name: str, group: GroupId, epoch: Epoch, born_lsn: Lsn) -> Volume:
         """The volume with that group in it, made if need be, at a write quorum of its nodes."""
@@ -88,7 +107,7 @@ class Volumes:
         volume = await self._metadata.volume(name)
         found = volume.groups[group]
         if found.created_count < WRITE_QUORUM:
-            missing = [CreateSegment(volume, found, member) for member in found.members if not member.created]
+            missing = [CreateSegment(volume, found, member) for member in found.voters if not member.created]
             await self._create(missing, enough=WRITE_QUORUM - found.created_count)
             volume = await self._metadata.volume(name)
         count = volume.groups[group].created_count

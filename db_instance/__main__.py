@@ -14,7 +14,7 @@ from runtime.clock import RealClock
 from runtime.grpc_transport import GrpcTransport
 from runtime.lifecycle import run
 from runtime.metrics import serve_metrics
-from volume.errors import StaleEpoch
+from volume.errors import VolumeError
 
 
 async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
@@ -35,7 +35,7 @@ async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
         instance.count_sessions = lambda: sql.sessions
         host, _, port = config.sql.rpartition(":")
         await sql.start(host, int(port))
-    except (OSError, StaleEpoch) as error:
+    except (OSError, VolumeError) as error:
         log.error("instance.not_started", reason=f"{type(error).__name__}: {error}")
         print(f"db instance {config.id}: {error}", file=sys.stderr)
         return 1

@@ -104,7 +104,7 @@ class Instance:
         if self.driver.fenced.done():
             return self.driver.fenced.result()
         if not self.driver.writable and not stop.done() and await self._enough_answer():
-            await self._reopen()
+            return await self._reopen()
         return None
 
     def _drive(self, opened: Opened) -> VolumeDriver:
@@ -131,19 +131,24 @@ class Instance:
         assert self.driver is not None
         return await self.driver.reachable_segments() >= WRITE_QUORUM
 
-    async def _reopen(self) -> None:
+    async def _reopen(self) -> VolumeError | None:
+        """Open again, to write. The reason why this process cannot go on, if there is one."""
         assert self.driver is not None and self.engine is not None
         before = self.driver
         try:
             self.driver = self._drive(await open_volume(self._control, self._transport, self._clock))
         except (VolumeError, TimeoutError) as error:
             events.info("volume.not_open_yet", reason=f"{type(error).__name__}: {error}")
-            return
+            return None
         await before.stop()
         self.engine.pages.attach(self.driver)
         self.engine.reset_connections()
         self.driver.start()
-        await self.engine.prepare()
+        try:
+            await self.engine.prepare()
+        except VolumeError as error:
+            return error
+        return None
 
 
 async def _until(event: asyncio.Event) -> bool:

@@ -50,10 +50,10 @@ class _InstanceCollector:
             latency.add_metric([node], driver.latencies.of(node))
             for segment, count in client.acks.items():
                 acks.add_metric([str(segment)], count)
-        scl = GaugeMetricFamily("sixfold_acknowledged_scl", "SCL as acknowledged", labels=["segment"])
+        scl = GaugeMetricFamily("sixfold_acknowledged_scl", "SCL as acknowledged", labels=["group", "node"])
         for group, lsns in driver.group_scl().items():
-            for slot, lsn in enumerate(lsns):
-                scl.add_metric([f"pg{group}/{'abcdef'[slot]}"], lsn)
+            for node, lsn in lsns.items():
+                scl.add_metric([f"pg{group}", node], lsn)
         yield from (acks, sent, batches, connected, latency, scl)
 
 

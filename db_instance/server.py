@@ -27,6 +27,10 @@ class InstanceService:
             reply.vdl = instance.driver.vdl
             reply.vcl = instance.driver.vcl
             reply.last_lsn = instance.driver.last_lsn
+            for node in instance.driver.nodes_seen():
+                reply.node.add(
+                    node=node.node, connected=node.connected, read_us=node.read_us, behind=node.behind
+                )
         if instance.engine is not None:
             reply.cache_bytes = instance.engine.pages.cache.size_bytes
         return reply.SerializeToString()

@@ -3,8 +3,10 @@
 isort:skip_file
 A db instance, as the control plane sees it."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -45,6 +47,7 @@ class StatusReply(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     CACHE_BYTES_FIELD_NUMBER: _builtins.int
     SQL_ADDRESS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     role: _builtins.str
     """"writer" """
@@ -57,6 +60,8 @@ class StatusReply(_message.Message):
     sessions: _builtins.int
     cache_bytes: _builtins.int
     sql_address: _builtins.str
+    @_builtins.property
+    def node(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeSeen]: ...
     def __init__(
         self,
         *,
@@ -70,11 +75,44 @@ class StatusReply(_message.Message):
         sessions: _builtins.int = ...,
         cache_bytes: _builtins.int = ...,
         sql_address: _builtins.str = ...,
+        node: _abc.Iterable[Global___NodeSeen] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "epoch", b"epoch", "instance", b"instance", "last_lsn", b"last_lsn", "role", b"role", "sessions", b"sessions", "sql_address", b"sql_address", "state", b"state", "vcl", b"vcl", "vdl", b"vdl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_bytes", b"cache_bytes", "epoch", b"epoch", "instance", b"instance", "last_lsn", b"last_lsn", "node", b"node", "role", b"role", "sessions", b"sessions", "sql_address", b"sql_address", "state", b"state", "vcl", b"vcl", "vdl", b"vdl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class NodeSeen(_message.Message):
+    """A storage node as this instance sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    READ_US_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    connected: _builtins.bool
+    read_us: _builtins.int
+    """mean time of its answers to page reads"""
+    behind: _builtins.int
+    """LSNs its furthest-back segment lacks of what a write quorum has"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        connected: _builtins.bool = ...,
+        read_us: _builtins.int = ...,
+        behind: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "connected", b"connected", "node", b"node", "read_us", b"read_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeSeen: _TypeAlias = NodeSeen  # noqa: Y015

@@ -32,6 +32,8 @@ class AppendRequest(_message.Message):
     VDL_FIELD_NUMBER: _builtins.int
     READ_FLOOR_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_FIELD_NUMBER: _builtins.int
+    BEAT_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     epoch: _builtins.int
     vdl: _builtins.int
@@ -40,6 +42,12 @@ class AppendRequest(_message.Message):
     """PGMRPL: no one reads below it any more"""
     frames: _builtins.bytes
     """log frames of any of the node's groups, one after the other; may be empty (heartbeat)"""
+    beat: _builtins.int
+    """not 0: answer it, and so confirm that no newer epoch is promised here"""
+    @_builtins.property
+    def membership(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupEpoch]:
+        """the sender's, told first and whenever one changed; 1 if never told"""
+
     def __init__(
         self,
         *,
@@ -48,14 +56,70 @@ class AppendRequest(_message.Message):
         vdl: _builtins.int = ...,
         read_floor: _builtins.int = ...,
         frames: _builtins.bytes = ...,
+        membership: _abc.Iterable[Global___GroupEpoch] | None = ...,
+        beat: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "frames", b"frames", "read_floor", b"read_floor", "vdl", b"vdl", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "epoch", b"epoch", "frames", b"frames", "membership", b"membership", "read_floor", b"read_floor", "vdl", b"vdl", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendRequest: _TypeAlias = AppendRequest  # noqa: Y015
+
+@_typing.final
+class GroupEpoch(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    group: _builtins.int
+    epoch: _builtins.int
+    """membership epoch"""
+    def __init__(
+        self,
+        *,
+        group: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroupEpoch: _TypeAlias = GroupEpoch  # noqa: Y015
+
+@_typing.final
+class Membership(_message.Message):
+    """Who holds a group. A slot with a filling member counts as written only when all its members have it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    volume: _builtins.int
+    group: _builtins.int
+    epoch: _builtins.int
+    @_builtins.property
+    def member(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]: ...
+    def __init__(
+        self,
+        *,
+        volume: _builtins.int = ...,
+        group: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        member: _abc.Iterable[Global___Member] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "member", b"member", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Membership: _TypeAlias = Membership  # noqa: Y015
 
 @_typing.final
 class AppendReply(_message.Message):
@@ -66,6 +130,10 @@ class AppendReply(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     SCL_FIELD_NUMBER: _builtins.int
     FAILED_GROUP_FIELD_NUMBER: _builtins.int
+    NEWER_FIELD_NUMBER: _builtins.int
+    BEAT_FIELD_NUMBER: _builtins.int
+    beat: _builtins.int
+    """the request's"""
     @_builtins.property
     def group(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -76,16 +144,22 @@ class AppendReply(_message.Message):
     def failed_group(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """segments that refuse since their disk failed"""
 
+    @_builtins.property
+    def newer(self) -> _containers.RepeatedCompositeFieldContainer[Global___Membership]:
+        """of groups not acknowledged because the writer's membership is older"""
+
     def __init__(
         self,
         *,
         group: _abc.Iterable[_builtins.int] | None = ...,
         scl: _abc.Iterable[_builtins.int] | None = ...,
         failed_group: _abc.Iterable[_builtins.int] | None = ...,
+        newer: _abc.Iterable[Global___Membership] | None = ...,
+        beat: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_group", b"failed_group", "group", b"group", "scl", b"scl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beat", b"beat", "failed_group", b"failed_group", "group", b"group", "newer", b"newer", "scl", b"scl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,6 +176,7 @@ class ReadPagesRequest(_message.Message):
     REQUIRED_SCL_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    TIMELINE_EPOCH_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     epoch: _builtins.int
     group: _builtins.int
@@ -110,6 +185,8 @@ class ReadPagesRequest(_message.Message):
     """the group's last LSN at the read point"""
     id: _builtins.int
     """the reply carries the same"""
+    timeline_epoch: _builtins.int
+    """the segment's timeline must be of this epoch at least"""
     @_builtins.property
     def page(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -122,10 +199,11 @@ class ReadPagesRequest(_message.Message):
         required_scl: _builtins.int = ...,
         page: _abc.Iterable[_builtins.int] | None = ...,
         id: _builtins.int = ...,
+        timeline_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "id", b"id", "page", b"page", "read_lsn", b"read_lsn", "required_scl", b"required_scl", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "id", b"id", "page", b"page", "read_lsn", b"read_lsn", "required_scl", b"required_scl", "timeline_epoch", b"timeline_epoch", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -175,19 +253,22 @@ class PromiseRequest(_message.Message):
     VOLUME_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     epoch: _builtins.int
+    membership_epoch: _builtins.int
     def __init__(
         self,
         *,
         volume: _builtins.int = ...,
         group: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        membership_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "membership_epoch", b"membership_epoch", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,11 +285,14 @@ class PromiseReply(_message.Message):
     RUN_LAST_FIELD_NUMBER: _builtins.int
     CPL_FIELD_NUMBER: _builtins.int
     CHAIN_BASE_FIELD_NUMBER: _builtins.int
+    FILLING_FIELD_NUMBER: _builtins.int
     scl: _builtins.int
     known_vdl: _builtins.int
     timeline: _builtins.bytes
     chain_base: _builtins.int
     """the last LSN at or below known_vdl in the segment's unbroken chain"""
+    filling: _builtins.bool
+    """it promises, but cannot tell yet what the group holds: the rest is empty"""
     @_builtins.property
     def run_first(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """ranges of LSNs held above known_vdl (and at or below scl or not)"""
@@ -229,10 +313,11 @@ class PromiseReply(_message.Message):
         run_last: _abc.Iterable[_builtins.int] | None = ...,
         cpl: _abc.Iterable[_builtins.int] | None = ...,
         chain_base: _builtins.int = ...,
+        filling: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_base", b"chain_base", "cpl", b"cpl", "known_vdl", b"known_vdl", "run_first", b"run_first", "run_last", b"run_last", "scl", b"scl", "timeline", b"timeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_base", b"chain_base", "cpl", b"cpl", "filling", b"filling", "known_vdl", b"known_vdl", "run_first", b"run_first", "run_last", b"run_last", "scl", b"scl", "timeline", b"timeline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,11 +332,13 @@ class InstallTimelineRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     TIMELINE_FIELD_NUMBER: _builtins.int
     VDL_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     epoch: _builtins.int
     timeline: _builtins.bytes
     vdl: _builtins.int
+    membership_epoch: _builtins.int
     def __init__(
         self,
         *,
@@ -260,10 +347,11 @@ class InstallTimelineRequest(_message.Message):
         epoch: _builtins.int = ...,
         timeline: _builtins.bytes = ...,
         vdl: _builtins.int = ...,
+        membership_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "timeline", b"timeline", "vdl", b"vdl", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "membership_epoch", b"membership_epoch", "timeline", b"timeline", "vdl", b"vdl", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,15 +362,19 @@ class InstallTimelineReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SCL_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
     scl: _builtins.int
+    lease_left_ms: _builtins.int
+    """for so long the writer of an older epoch may still answer reads"""
     def __init__(
         self,
         *,
         scl: _builtins.int = ...,
+        lease_left_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scl", b"scl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_left_ms", b"lease_left_ms", "scl", b"scl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,10 +388,13 @@ class Member(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     AZ_FIELD_NUMBER: _builtins.int
+    FILLING_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
     node: _builtins.str
     address: _builtins.str
     az: _builtins.str
+    filling: _builtins.bool
+    """a replacement that does not have everything yet: it has no vote"""
     def __init__(
         self,
         *,
@@ -307,10 +402,11 @@ class Member(_message.Message):
         node: _builtins.str = ...,
         address: _builtins.str = ...,
         az: _builtins.str = ...,
+        filling: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "az", b"az", "node", b"node", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "az", b"az", "filling", b"filling", "node", b"node", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -337,7 +433,7 @@ class CreateSegmentRequest(_message.Message):
     """the group has no record at or below it"""
     @_builtins.property
     def member(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
-        """all six of the group"""
+        """all of the group"""
 
     def __init__(
         self,
@@ -374,6 +470,172 @@ class CreateSegmentReply(_message.Message):
 Global___CreateSegmentReply: _TypeAlias = CreateSegmentReply  # noqa: Y015
 
 @_typing.final
+class SetMembershipRequest(_message.Message):
+    """A newer membership, made durable; an older one is refused with StaleMembership. Raises the promise too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERSHIP_FIELD_NUMBER: _builtins.int
+    PROMISED_FIELD_NUMBER: _builtins.int
+    promised: _builtins.int
+    @_builtins.property
+    def membership(self) -> Global___Membership: ...
+    def __init__(
+        self,
+        *,
+        membership: Global___Membership | None = ...,
+        promised: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["membership", b"membership"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["membership", b"membership", "promised", b"promised"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetMembershipRequest: _TypeAlias = SetMembershipRequest  # noqa: Y015
+
+@_typing.final
+class SetMembershipReply(_message.Message):
+    """Where the segment stands, once it refuses whoever does not know this membership."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCL_FIELD_NUMBER: _builtins.int
+    TIMELINE_EPOCH_FIELD_NUMBER: _builtins.int
+    PROMISED_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    scl: _builtins.int
+    timeline_epoch: _builtins.int
+    promised: _builtins.int
+    membership_epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        scl: _builtins.int = ...,
+        timeline_epoch: _builtins.int = ...,
+        promised: _builtins.int = ...,
+        membership_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["membership_epoch", b"membership_epoch", "promised", b"promised", "scl", b"scl", "timeline_epoch", b"timeline_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetMembershipReply: _TypeAlias = SetMembershipReply  # noqa: Y015
+
+@_typing.final
+class DropSegmentRequest(_message.Message):
+    """The segment is no member any more in this membership epoch: forget it. Safe to repeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    volume: _builtins.int
+    group: _builtins.int
+    membership_epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        volume: _builtins.int = ...,
+        group: _builtins.int = ...,
+        membership_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "membership_epoch", b"membership_epoch", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropSegmentRequest: _TypeAlias = DropSegmentRequest  # noqa: Y015
+
+@_typing.final
+class DropSegmentReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropSegmentReply: _TypeAlias = DropSegmentReply  # noqa: Y015
+
+@_typing.final
+class ScrubRequest(_message.Message):
+    """Read everything back and compare checksums. Answers at once with how far the last scrub is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    start: _builtins.bool
+    """begin one, unless one is running"""
+    def __init__(
+        self,
+        *,
+        start: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubRequest: _TypeAlias = ScrubRequest  # noqa: Y015
+
+@_typing.final
+class ScrubReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNING_FIELD_NUMBER: _builtins.int
+    BYTES_DONE_FIELD_NUMBER: _builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    MENDED_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    running: _builtins.bool
+    bytes_done: _builtins.int
+    bytes_total: _builtins.int
+    layers: _builtins.int
+    """checked so far"""
+    frames: _builtins.int
+    """of the hot log, checked so far"""
+    number: _builtins.int
+    """of this scrub since the node started; 0: none yet"""
+    @_builtins.property
+    def found(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """damage, one line each"""
+
+    @_builtins.property
+    def mended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        running: _builtins.bool = ...,
+        bytes_done: _builtins.int = ...,
+        bytes_total: _builtins.int = ...,
+        layers: _builtins.int = ...,
+        frames: _builtins.int = ...,
+        found: _abc.Iterable[_builtins.str] | None = ...,
+        mended: _abc.Iterable[_builtins.str] | None = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "found", b"found", "frames", b"frames", "layers", b"layers", "mended", b"mended", "number", b"number", "running", b"running"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubReply: _TypeAlias = ScrubReply  # noqa: Y015
+
+@_typing.final
 class GossipAsk(_message.Message):
     """Ask a peer for what we lack, segment by segment."""
 
@@ -384,11 +646,13 @@ class GossipAsk(_message.Message):
     SCL_FIELD_NUMBER: _builtins.int
     TIMELINE_EPOCH_FIELD_NUMBER: _builtins.int
     KNOWN_VDL_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     scl: _builtins.int
     timeline_epoch: _builtins.int
     known_vdl: _builtins.int
+    membership_epoch: _builtins.int
     def __init__(
         self,
         *,
@@ -397,10 +661,11 @@ class GossipAsk(_message.Message):
         scl: _builtins.int = ...,
         timeline_epoch: _builtins.int = ...,
         known_vdl: _builtins.int = ...,
+        membership_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "known_vdl", b"known_vdl", "scl", b"scl", "timeline_epoch", b"timeline_epoch", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "known_vdl", b"known_vdl", "membership_epoch", b"membership_epoch", "scl", b"scl", "timeline_epoch", b"timeline_epoch", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,6 +682,7 @@ class GossipAnswer(_message.Message):
     TIMELINE_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
     LOG_START_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     scl: _builtins.int
@@ -427,6 +693,10 @@ class GossipAnswer(_message.Message):
     """above the asker's SCL, ascending"""
     log_start: _builtins.int
     """when above the asker's SCL: copy the layers first"""
+    @_builtins.property
+    def membership(self) -> Global___Membership:
+        """unless the asker knows it"""
+
     def __init__(
         self,
         *,
@@ -437,10 +707,11 @@ class GossipAnswer(_message.Message):
         timeline: _builtins.bytes = ...,
         frames: _builtins.bytes = ...,
         log_start: _builtins.int = ...,
+        membership: Global___Membership | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["membership", b"membership"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "group", b"group", "known_vdl", b"known_vdl", "log_start", b"log_start", "scl", b"scl", "timeline", b"timeline", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "group", b"group", "known_vdl", b"known_vdl", "log_start", b"log_start", "membership", b"membership", "scl", b"scl", "timeline", b"timeline", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,20 +764,24 @@ class Layer(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    CRC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     info: _builtins.str
     """the layer map's own JSON"""
     size: _builtins.int
+    crc: _builtins.int
+    """crc32c of the file; 0: not known"""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         info: _builtins.str = ...,
         size: _builtins.int = ...,
+        crc: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "name", b"name", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc", b"crc", "info", b"info", "name", b"name", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,57 +844,46 @@ class ListLayersReply(_message.Message):
 Global___ListLayersReply: _TypeAlias = ListLayersReply  # noqa: Y015
 
 @_typing.final
-class FetchLayerRequest(_message.Message):
+class CopyLayerRequest(_message.Message):
+    """The file follows in messages of LAYER_CHUNK_BYTES, the last one shorter; then the next may be asked for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VOLUME_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
-    OFFSET_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     name: _builtins.str
-    offset: _builtins.int
-    size: _builtins.int
     def __init__(
         self,
         *,
         volume: _builtins.int = ...,
         group: _builtins.int = ...,
         name: _builtins.str = ...,
-        offset: _builtins.int = ...,
-        size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "name", b"name", "offset", b"offset", "size", b"size", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "name", b"name", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FetchLayerRequest: _TypeAlias = FetchLayerRequest  # noqa: Y015
+Global___CopyLayerRequest: _TypeAlias = CopyLayerRequest  # noqa: Y015
 
 @_typing.final
-class FetchLayerReply(_message.Message):
+class LayerBytes(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    DATA_FIELD_NUMBER: _builtins.int
-    CRC_FIELD_NUMBER: _builtins.int
-    data: _builtins.bytes
-    crc: _builtins.int
     def __init__(
         self,
-        *,
-        data: _builtins.bytes = ...,
-        crc: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc", b"crc", "data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FetchLayerReply: _TypeAlias = FetchLayerReply  # noqa: Y015
+Global___LayerBytes: _TypeAlias = LayerBytes  # noqa: Y015
 
 @_typing.final
 class NodeStatusRequest(_message.Message):
@@ -652,6 +916,8 @@ class SegmentStatus(_message.Message):
     DELTA_LAYERS_FIELD_NUMBER: _builtins.int
     IMAGE_LAYERS_FIELD_NUMBER: _builtins.int
     LAYER_BYTES_FIELD_NUMBER: _builtins.int
+    MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     slot: _builtins.int
@@ -665,6 +931,11 @@ class SegmentStatus(_message.Message):
     delta_layers: _builtins.int
     image_layers: _builtins.int
     layer_bytes: _builtins.int
+    membership_epoch: _builtins.int
+    @_builtins.property
+    def fill(self) -> Global___Fill:
+        """while it copies a peer's layers"""
+
     def __init__(
         self,
         *,
@@ -680,14 +951,45 @@ class SegmentStatus(_message.Message):
         delta_layers: _builtins.int = ...,
         image_layers: _builtins.int = ...,
         layer_bytes: _builtins.int = ...,
+        membership_epoch: _builtins.int = ...,
+        fill: Global___Fill | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_layers", b"delta_layers", "group", b"group", "hot_bytes", b"hot_bytes", "image_layers", b"image_layers", "known_vdl", b"known_vdl", "layer_bytes", b"layer_bytes", "promised_epoch", b"promised_epoch", "scl", b"scl", "slot", b"slot", "state", b"state", "timeline_epoch", b"timeline_epoch", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta_layers", b"delta_layers", "fill", b"fill", "group", b"group", "hot_bytes", b"hot_bytes", "image_layers", b"image_layers", "known_vdl", b"known_vdl", "layer_bytes", b"layer_bytes", "membership_epoch", b"membership_epoch", "promised_epoch", b"promised_epoch", "scl", b"scl", "slot", b"slot", "state", b"state", "timeline_epoch", b"timeline_epoch", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SegmentStatus: _TypeAlias = SegmentStatus  # noqa: Y015
+
+@_typing.final
+class Fill(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BYTES_DONE_FIELD_NUMBER: _builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """the peer's node"""
+    bytes_done: _builtins.int
+    bytes_total: _builtins.int
+    bytes_per_s: _builtins.int
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        bytes_done: _builtins.int = ...,
+        bytes_total: _builtins.int = ...,
+        bytes_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_per_s", b"bytes_per_s", "bytes_total", b"bytes_total", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fill: _TypeAlias = Fill  # noqa: Y015
 
 @_typing.final
 class NodeStatusReply(_message.Message):
@@ -697,9 +999,12 @@ class NodeStatusReply(_message.Message):
     AZ_FIELD_NUMBER: _builtins.int
     SEGMENT_FIELD_NUMBER: _builtins.int
     FREE_BYTES_FIELD_NUMBER: _builtins.int
+    SYNC_US_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     az: _builtins.str
     free_bytes: _builtins.int
+    sync_us: _builtins.int
+    """how long the disk's syncs take lately"""
     @_builtins.property
     def segment(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentStatus]: ...
     def __init__(
@@ -709,10 +1014,11 @@ class NodeStatusReply(_message.Message):
         az: _builtins.str = ...,
         segment: _abc.Iterable[Global___SegmentStatus] | None = ...,
         free_bytes: _builtins.int = ...,
+        sync_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["az", b"az", "free_bytes", b"free_bytes", "node", b"node", "segment", b"segment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["az", b"az", "free_bytes", b"free_bytes", "node", b"node", "segment", b"segment", "sync_us", b"sync_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Final, Protocol
 
 
-class File(Protocol):
-    """A file that is only appended to."""
-
+class Readable(Protocol):
     size: int
-
-    def append(self, data: bytes) -> int:
-        """Write at the end; the offset it went to. Not durable before `sync`."""
-        ...
 
     def read(self, offset: int, size: int) -> bytes:
         """What lies there; shorter at the end of the file."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class File(Readable, Protocol):
+    """A file that is only appended to."""
+
+    def append(self, data: bytes) -> int:
+        """Write at the end; the offset it went to. Not durable before `sync`."""
         ...
 
     async def sync(self) -> None:
@@ -34,8 +38,6 @@ class File(Protocol):
         ...
 
     def truncate(self, size: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Disk(Protocol):
@@ -129,10 +131,40 @@ class RealFile:
         os.ftruncate(self._fd, size)
         self.size = size
 
+    def forget(self, offset: int, size: int) -> None:
+        """What is on the medium and was not changed since leaves the system's memory."""
+        os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_DONTNEED)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+_WINDOW_BYTES: Final = 1024 * 1024
+
+
+class FromTheMedium:
+    """Reads a file as the disk has it: what the system remembers of it says nothing about the disk.
+
+    A window of it at a time, so that nobody else's reads find much of it forgotten.
+    """
+
+    def __init__(self, file: Readable) -> None:
+        self.size = file.size
+        self._file = file
+        self._read_anew: set[int] = set()
+
+    def read(self, offset: int, size: int) -> bytes:
+        if isinstance(self._file, RealFile):  # others remember nothing
+            for window in range(offset // _WINDOW_BYTES, (offset + size - 1) // _WINDOW_BYTES + 1):
+                if window not in self._read_anew:
+                    self._read_anew.add(window)
+                    self._file.forget(window * _WINDOW_BYTES, _WINDOW_BYTES)
+        return self._file.read(offset, size)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class RealDisk:

@@ -3,11 +3,14 @@
 Streams go over sockets of their own (socket_stream.py), whose port is asked for by gRPC: a message costs gRPC
 in Python about four times what it costs there.
 
+Every call tells the version of the contracts in proto/; one that this release does not know is refused.
+A release speaks the version before its own as well, so that a cluster can be restarted node by node.
+
 A handler's VolumeError ends the call with the status UNKNOWN and the details "ClassName: message"; the
 caller raises the same class again. Everything unexpected becomes Internal, and is logged where it happened.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import grpc
@@ -23,6 +26,7 @@ from volume.errors import (
     Internal,
     InvalidRequest,
     PeerUnavailable,
+    UnknownFormat,
     VolumeError,
     error_by_name,
 )
@@ -31,6 +35,14 @@ from volume.limits import CONNECT_TIMEOUT_S, MESSAGE_BYTES_MAX
 events = get_logger("runtime.grpc")
 
 _LOCATE: Final = "/sixfold.runtime.Streams/Locate"
+
+PROTOCOL: Final = 2
+"""1: members of a group never change, and calls tell no version. 2: they do, and writers hold leases."""
+
+PROTOCOL_OLDEST: Final = 1
+_PROTOCOL_KEY: Final = "sixfold-protocol"
+_PROTOCOLS: Final = frozenset(str(version) for version in range(PROTOCOL_OLDEST, PROTOCOL + 1))
+_METADATA: Final = ((_PROTOCOL_KEY, str(PROTOCOL)),)
 
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -85,12 +97,21 @@ def _status(error: Exception, method: str) -> str:
 def _unary(method: str, handler: Unary) -> Any:
     async def answer(request: bytes, context: Any) -> bytes:
         try:
+            _check_protocol(context.invocation_metadata(), method)
             return await handler(request)
         except Exception as error:
             await context.abort(grpc.StatusCode.UNKNOWN, _status(error, method))
             raise AssertionError("abort raises") from error
 
     return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def _check_protocol(metadata: Iterable[tuple[str, Any]], method: str) -> None:
+    for key, value in metadata:
+        if key == _PROTOCOL_KEY and value not in _PROTOCOLS:
+            raise UnknownFormat(
+                f"{method}: the caller speaks protocol {value}, this release knows {PROTOCOL_OLDEST} to {PROTOCOL}"
+            )
 
 
 def _locating(port: int) -> Unary:
@@ -140,7 +161,7 @@ class GrpcTransport:
         if multicallable is None:
             multicallable = self._calls[address, method] = self._channel(address).unary_unary(method)
         try:
-            return await multicallable(request, timeout=timeout_s)
+            return await multicallable(request, timeout=timeout_s, metadata=_METADATA)
         except grpc.aio.AioRpcError as error:
             raise _volume_error(error, f"{method} at {address}") from None
 

@@ -26,6 +26,8 @@ DEFAULT_DIR: Final = Path(".sixfold")
 PAGE_BYTES: Final = 4096
 SEGMENT_BYTES_MIN: Final = 64 * 1024
 CACHE_BYTES_MIN: Final = 1024 * 1024
+INTERRUPTED: Final = 130
+"""The exit status of a command that Ctrl-C has ended, by custom."""
 
 app = typer.Typer(
     help="Sixfold: a relational database whose log is the database, on six copies over three zones.",
@@ -55,6 +57,12 @@ def _cache_size(text: str) -> int:
 
 Dir = Annotated[
     Path, typer.Option("--dir", metavar="DIR", envvar="SIXFOLD_DIR", help="The cluster's folder.")
+]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        "--control", metavar="HOST:PORT", help="The control plane of a cluster that is not a local one."
+    ),
 ]
 Target = Annotated[
     str, typer.Argument(metavar="NODE_OR_AZ", help="A process such as s3, or a zone such as az2.")
@@ -224,6 +232,125 @@ def _want(dir: Path, target: str, wanted: "Wanted", done: str) -> None:
     changed = set_wanted(_folder(dir), target, wanted, lambda line: typer.echo(line, err=True))
     for id in changed:
         typer.echo(f"{id} {done}")
+
+
+@app.command("add-node")
+def add_node(
+    dir: Dir = DEFAULT_DIR,
+    az: Annotated[
+        str | None, typer.Option("--az", metavar="AZ", help="Its zone; without it the one with fewest nodes.")
+    ] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Not local: its name.")] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="Not local: where it listens.")
+    ] = None,
+    control: Control = None,
+) -> None:
+    """Let one more storage node join.
+
+    In a local cluster one is started: the next name, on free ports. Segments
+    are placed on it from then on: when the volume grows, when another node
+    fails or is drained, and when one in its zone holds two more than it does.
+
+    To a cluster that is not local a node that runs already is added, with
+    --id, --az, --address and --control.
+    """
+    from sixfold import nodes
+
+    if (id, address, control) == (None, None, None):
+        nodes.add_local(_folder(dir), az, _console())
+    elif id and az and address and control:
+        nodes.add_elsewhere(id, az, address, control, _console())
+    else:
+        raise typer.BadParameter("a node of another machine needs --id, --az, --address and --control")
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A storage node such as s3.")],
+    dir: Dir = DEFAULT_DIR,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it take segments again.")] = False,
+    control: Control = None,
+) -> None:
+    """Move every segment off a storage node, while everything goes on.
+
+    Returns when none is left there; the node can be stopped then. Ctrl-C
+    leaves the moving going on. Exit status 1: no other node has room.
+    """
+    from sixfold import nodes
+
+    console, where = _console(), _control_address(dir, control)
+    if undo:
+        nodes.undo_drain(node, where, console)
+        return
+    try:
+        nodes.drain(node, where, console)
+    except KeyboardInterrupt:
+        console.print(f"It goes on; `sixfold drain {node} --undo` ends it.", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def scrub(
+    dir: Dir = DEFAULT_DIR,
+    node: Annotated[
+        list[str] | None, typer.Option("--node", metavar="ID", help="Only this node; may be repeated.")
+    ] = None,
+    control: Control = None,
+) -> None:
+    """Read back what storage nodes have on disk, and mend what is damaged.
+
+    Each block's checksum is compared, beside the work for clients. Damaged
+    layers are taken from a peer again, damaged log and manifests are written
+    anew from memory. Every node also does this by itself, once a day.
+
+    Exit status 1: something is damaged and could not be mended, or a node
+    did not answer. Ctrl-C leaves the scrub going on.
+    """
+    from sixfold.scrub import scrub as run
+
+    console = _console()
+    try:
+        sound = run(node or [], _control_address(dir, control), console)
+    except KeyboardInterrupt:
+        console.print("The nodes go on with it; `sixfold scrub` shows how far they are.", highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
+    if not sound:
+        raise typer.Exit(1)
+
+
+@app.command("accept-loss")
+def accept_loss(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="A protection group such as pg3.")],
+    dir: Dir = DEFAULT_DIR,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    control: Control = None,
+) -> None:
+    """Rebuild a group from fewer copies than a quorum, and lose the rest.
+
+    Only for a group that has lost its read quorum for good: four of its six
+    copies, or more, will never come back. As long as one of them still can,
+    bring it back instead.
+
+    What is lost: whatever was committed and is on none of the copies that
+    are left. Commits that were acknowledged may be missing, tables that lie
+    in other groups as well may not fit together any more, and the lost
+    copies are refused if they come back after all. There is no way back.
+    """
+    from sixfold.loss import accept_loss as accept
+    from sixfold.loss import group_of
+
+    ask = None if yes else _ask
+    accept(group_of(group), _control_address(dir, control), typer.echo, ask)
+
+
+def _ask(question: str) -> str:
+    answer: str = typer.prompt(question, default="", show_default=False)
+    return answer.strip()
+
+
+def _control_address(dir: Path, control: str | None) -> str:
+    return control if control is not None else _folder(dir).load().control.address
 
 
 def _folder(dir: Path) -> "ClusterFolder":

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -15,6 +16,10 @@ PREFIX: Final = "/sixfold.control.Control/"
 
 STATUS_S_MAX: Final = 2.0
 SET_WANTED_S_MAX: Final = 5.0
+CHANGE_S_MAX: Final = 5.0
+SCRUB_S_MAX: Final = 8.0
+"""The control plane waits up to 5 s for a storage node."""
+
 SHUTDOWN_S_MAX: Final = 40.0
 """Longer than the control plane takes at most: two rounds of SIGTERM, deadline and SIGKILL."""
 
@@ -46,6 +51,27 @@ class ControlClient:
         request = control_pb2.SetWantedRequest(target=target, wanted=wanted)
         reply = self._call("SetWanted", request.SerializeToString(), SET_WANTED_S_MAX)
         return list(control_pb2.SetWantedReply.FromString(reply).process)
+
+    def add_node(self, node: str, az: str, address: str) -> None:
+        request = control_pb2.AddNodeRequest(node=node, az=az, address=address)
+        self._call("AddNode", request.SerializeToString(), CHANGE_S_MAX)
+
+    def drain(self, node: str, *, undo: bool = False) -> int:
+        """How many segments are still there."""
+        request = control_pb2.DrainRequest(node=node, undo=undo)
+        reply = self._call("Drain", request.SerializeToString(), CHANGE_S_MAX)
+        return control_pb2.DrainReply.FromString(reply).segments
+
+    def scrub(self, nodes: Sequence[str], *, start: bool) -> dict[str, dict[str, Any]]:
+        """By node: how far its last scrub is, or why it does not say. No nodes: all of them."""
+        request = control_pb2.ScrubRequest(start=start, node=nodes)
+        reply = self._call("Scrub", request.SerializeToString(), SCRUB_S_MAX)
+        found: dict[str, dict[str, Any]] = json.loads(control_pb2.ScrubReply.FromString(reply).json)
+        return found
+
+    def accept_loss(self, group: int) -> None:
+        request = control_pb2.AcceptLossRequest(group=group)
+        self._call("AcceptLoss", request.SerializeToString(), CHANGE_S_MAX)
 
     def shutdown(self) -> None:
         self._call("Shutdown", control_pb2.ShutdownRequest().SerializeToString(), SHUTDOWN_S_MAX)

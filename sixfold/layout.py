@@ -5,15 +5,21 @@ base + 10        control plane                     5450
 base + 11..16    storage nodes s1..s6              5451..5456
 base + 20        db instance w1                    5460
 base + 30..40    metrics: 20 above the address     5470..5480
+base + 41 on     storage nodes that were added: the next two free ports after all others
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 from control_plane.local_cluster import ClusterSpec, ProcessSpec
+from sixfold.errors import CommandFailed
 
 BASE_PORT: Final = 5440
-BASE_PORT_MAX: Final = 65_535 - 40
+PORT_MAX: Final = 65_535
+BASE_PORT_MAX: Final = PORT_MAX - 40
 STORAGE_NODES: Final = 6
 NODES_PER_AZ: Final = 2
 HOST: Final = "127.0.0.1"
@@ -54,8 +60,38 @@ def _writer(base_port: int, cache_size: int | None) -> ProcessSpec:
         address=f"{HOST}:{base_port + 20}",
         metrics=f"{HOST}:{base_port + 40}",
         sql=f"{HOST}:{base_port}",
-        options=() if cache_size is None else ("--cache-mib", str(cache_size // MIB)),
+        options=() if cache_size is None else cache_options(cache_size),
     )
+
+
+def cache_options(cache_size: int) -> tuple[str, ...]:
+    return "--cache-mib", str(cache_size // MIB)
+
+
+def next_storage(spec: ClusterSpec, az: str, is_free: Callable[[int], bool]) -> ProcessSpec:
+    """One more storage node: the next name, and free ports after those of all others."""
+    numbers = [int(process.id[1:]) for process in spec.processes if re.fullmatch(r"s\d+", process.id)]
+    after = max(port for port, _, _ in ports(spec))
+    free = list(islice(filter(is_free, range(after + 1, PORT_MAX + 1)), 2))
+    if len(free) < 2:
+        raise CommandFailed(f"no two ports above {after} are free")
+    address, metrics = (f"{HOST}:{port}" for port in free)
+    return ProcessSpec(f"s{max(numbers, default=0) + 1}", "storage", az, address, metrics)
+
+
+def moved(process: ProcessSpec, by: int) -> ProcessSpec:
+    """The same on ports that lie so much higher."""
+
+    def higher(address: str) -> str:
+        if not address:
+            return ""
+        host, _, port = address.rpartition(":")
+        if int(port) + by > PORT_MAX:
+            raise CommandFailed(f"{process.id} would listen on port {int(port) + by}: there are {PORT_MAX}")
+        return f"{host}:{int(port) + by}"
+
+    addresses = higher(process.address), higher(process.metrics), higher(process.sql)
+    return replace(process, address=addresses[0], metrics=addresses[1], sql=addresses[2])
 
 
 def ports(spec: ClusterSpec) -> list[tuple[int, str, str]]:

@@ -13,10 +13,11 @@ from typing import Any, Final
 from rich.console import Console
 
 from control_plane import pids
+from control_plane.cluster.model import Wanted
 from control_plane.local_cluster import ClusterFolder, ClusterSpec, command_line
 from sixfold.control_client import ControlClient
 from sixfold.errors import CommandFailed
-from sixfold.layout import BASE_PORT, HOST, cluster_spec, ports
+from sixfold.layout import BASE_PORT, HOST, cache_options, cluster_spec, moved, ports
 from sixfold.sql import DATABASE, USER, connect
 from sixfold.stop import running, stop
 from volume.errors import VolumeError
@@ -107,30 +108,28 @@ def prepare(folder: ClusterFolder, settings: Settings) -> ClusterSpec:
 
 def _renewed(before: ClusterSpec, settings: Settings) -> ClusterSpec:
     """The same processes, all wanted, with the new ports and cache size if those were given."""
-    fresh = cluster_spec(before.segment_size, settings.base_port or before.base_port, settings.cache_size)
-    kept = {process.id: process for process in before.processes}
-    if settings.cache_size is None:
-        fresh = replace(
-            fresh,
-            processes=tuple(
-                replace(process, options=kept[process.id].options) if process.id in kept else process
-                for process in fresh.processes
-            ),
-        )
-    return replace(fresh, name=before.name)
+    base_port = settings.base_port or before.base_port
+    processes = [
+        replace(moved(process, base_port - before.base_port), wanted=Wanted.RUNNING)
+        for process in before.processes
+    ]
+    if settings.cache_size is not None:
+        options = cache_options(settings.cache_size)
+        processes = [replace(each, options=options) if each.sql else each for each in processes]
+    return replace(before, base_port=base_port, processes=tuple(processes))
 
 
 def check_ports(folder: ClusterFolder, spec: ClusterSpec) -> None:
     """Raise CommandFailed if somebody else listens where a process that is still to start will."""
     alive = {process.id for process in spec.processes if pids.search(folder, process.id) is not None}
     for port, id, what in ports(spec):
-        if id not in alive and _is_taken(port):
+        if id not in alive and is_taken(port):
             raise CommandFailed(
                 f"port {port} ({what} of {id}) is in use by another program; choose others with --base-port"
             )
 
 
-def _is_taken(port: int) -> bool:
+def is_taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,9 +1,10 @@
 """Segments tell each other how far they are, and give what the other lacks.
 
 Every second, and four times as often while something is gained by it, a node asks one random peer about the
-segments they share: its SCL against theirs. The answer brings log above it, a newer timeline, a higher VDL. While it gains it asks again at
-once. Where the peer's log begins above our SCL its layers are copied whole first. So they are in place of layers
-of ours that turned out to be damaged.
+segments they share: its SCL against theirs. The answer brings log above it, a newer timeline, a newer
+membership, a higher VDL. While it gains it asks again at once. Where the peer's log begins above our SCL its
+layers are copied whole first (copying.py). So they are for a replacement, and in place of layers of ours that
+turned out to be damaged; that goes on beside the gossip, from several peers at a time.
 """
 
 import asyncio
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 from proto import storage_pb2
 from runtime.events import get_logger
 from runtime.transport import Transport
-from storage_node.layers.layer_file import LayerReader
+from storage_node.copying import Copier, some_source
+from storage_node.membership_messages import membership_message, membership_of
 from storage_node.segment_store import SegmentStore
-from volume.errors import CorruptPage, VolumeError
-from volume.ids import LSN_ZERO, GroupId, Lsn, VolumeId
-from volume.limits import CALL_TIMEOUT_S, LAYER_CHUNK_BYTES
+from volume.errors import VolumeError
+from volume.ids import GroupId, Lsn, VolumeId
+from volume.limits import CALL_TIMEOUT_S
 from volume.log_batch import split_frames
-from volume.page import checksum
+from volume.quorum_set import Member
 from volume.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -34,11 +36,10 @@ _QUIET_EVERY_S: Final = 1.0
 
 _ASKS_MAX: Final = 64
 _ROUNDS_MAX: Final = 1000
-_LIST_S: Final = 20.0
-"""The peer may have to write a layer first."""
+_COPIES_MAX: Final = 2
+"""Segments of a node that are filled at the same time."""
 
-_BLOBS_A_STEP: Final = 64
-"""Blobs of a copied layer that are checked before others have their turn."""
+_COPY_EVERY_S: Final = 0.2
 
 
 class Gossip:
@@ -48,6 +49,10 @@ class Gossip:
         self._dice = dice
         self._wake = asyncio.Event()
         self._gained = True
+        self._copying: dict[SegmentStore, asyncio.Task[None]] = {}
+        self._filled: set[SegmentStore] = set()
+        """Replacements that have a peer's layers: gossip brings the rest."""
+        self.copier = Copier(transport)
 
     def now(self) -> None:
         """Do not wait for the next turn: someone waits for us to be complete."""
@@ -61,30 +66,62 @@ class Gossip:
             await self._wake.wait()
             handle.cancel()
             self._wake.clear()
-            peers = sorted(
-                {
-                    peer.address
-                    for s in self._node.segments.values()
-                    for peer in s.peers
-                    if peer.node != self._node.id
-                }
-            )
+            peers = sorted({peer for s in self._node.segments.values() for peer in _nodes_of(s)})
             if peers:
-                await self._with(self._dice.choice(peers))
+                await self._with(*self._dice.choice(peers))
 
     def _is_worth_it(self) -> bool:
         """Something was gained the last time, or is known to be missing."""
         return self._gained or any(s.chain.has_gap or s.mendable for s in self._node.segments.values())
 
-    async def _with(self, address: str) -> None:
+    async def run_copies(self) -> None:
+        """Fill replacements and mend damaged segments, a few at a time, each from a peer of its own."""
+        try:
+            while True:
+                await asyncio.sleep(_COPY_EVERY_S * self._dice.uniform(0.5, 1.5))
+                self.copier.served = self._node.batches + self._node.pages_read
+                for segment, task in list(self._copying.items()):
+                    if task.done():
+                        del self._copying[segment]
+                for segment in self._node.segments.values():
+                    if len(self._copying) < _COPIES_MAX and segment not in self._copying:
+                        self._begin_copy(segment)
+        finally:
+            for task in self._copying.values():
+                task.cancel()
+            await asyncio.gather(*self._copying.values(), return_exceptions=True)
+
+    def _begin_copy(self, segment: SegmentStore) -> None:
+        fills = segment.filling and segment.failed is None and segment not in self._filled
+        source = some_source(segment, self._dice) if fills or segment.mendable else None
+        if source is not None:
+            self._copying[segment] = asyncio.create_task(self._copy(source, segment))
+
+    async def _copy(self, source: Member, segment: SegmentStore) -> None:
+        try:
+            if segment.mendable:
+                taken = await self.copier.mend(source, segment)
+            else:
+                taken = await self.copier.copy(source, segment)
+                self._filled.add(segment)  # if the peer has no layers that we lack, its log is all we need
+            if taken:
+                await self._node.settle([segment])
+                self._node.tell_watchers(segment)
+        except VolumeError as error:
+            events.info("segment.copy_failed", segment=str(segment.id), source=source.node, reason=str(error))
+        except OSError as error:
+            events.error("gossip.disk_failed", source=source.node, reason=str(error))
+
+    def _waits_for_layers(self, segment: SegmentStore) -> bool:
+        """Its log would come in vain: layers are on their way, or must be looked for first."""
+        return segment in self._copying or (segment.filling and segment not in self._filled)
+
+    async def _with(self, node: str, address: str) -> None:
         self._gained = False
         for _ in range(_ROUNDS_MAX):
-            shared = [s for s in self._node.segments.values() if any(p.address == address for p in s.peers)]
+            shared = [s for s in self._node.segments.values() if (node, address) in _nodes_of(s)]
             self._dice.shuffle(shared)
             try:
-                for segment in shared:
-                    if segment.mendable:
-                        await self._mend(address, segment)
                 if not await self._ask(address, shared[:_ASKS_MAX]):
                     return
                 self._gained = True
@@ -103,9 +140,10 @@ class Gossip:
                 scl=segment.chain.scl,
                 timeline_epoch=segment.chain.timeline.epoch,
                 known_vdl=segment.chain.known_vdl,
+                membership_epoch=segment.membership.epoch,
             )
             for segment in segments
-            if segment.failed is None
+            if segment.failed is None and not segment.removed and not self._waits_for_layers(segment)
         ]
         if not asks:
             return False
@@ -119,6 +157,12 @@ class Gossip:
 
     async def _take(self, address: str, segment: SegmentStore, answer: storage_pb2.GossipAnswer) -> bool:
         before = segment.chain.scl
+        if answer.membership.epoch > segment.membership.epoch:
+            told = answer.membership
+            newer = membership_of(told.epoch, told.member, f"gossip of {segment.id}")
+            await self._node.join(segment, newer, segment.chain.promised)
+            if segment.removed:
+                return False
         if answer.timeline:
             await segment.install(Timeline.decode(answer.timeline), Lsn(answer.known_vdl))
         segment.chain.known_vdl = max(segment.chain.known_vdl, Lsn(answer.known_vdl))
@@ -133,12 +177,16 @@ class Gossip:
         reply = storage_pb2.GossipReply()
         for ask in asks:
             segment = self._node.segments.get((VolumeId(ask.volume), GroupId(ask.group)))
-            if segment is None or segment.failed is not None:
+            if segment is None or segment.failed is not None or segment.removed:
                 continue
             chain = segment.chain
             answer = reply.answer.add(
                 volume=ask.volume, group=ask.group, scl=chain.durable_scl, known_vdl=chain.known_vdl
             )
+            if segment.membership.epoch > ask.membership_epoch:
+                answer.membership.CopyFrom(
+                    membership_message(segment.volume, segment.id.group, segment.membership)
+                )
             if chain.timeline.epoch > ask.timeline_epoch:
                 answer.timeline = chain.timeline.encode()
             if ask.timeline_epoch <= chain.timeline.epoch:
@@ -148,79 +196,13 @@ class Gossip:
         return reply
 
     async def _copy_layers(self, address: str, segment: SegmentStore) -> None:
-        """Take the peer's layers in place of ours: its log does not reach back to our SCL."""
-        listed = await self._list_layers(address, segment, LSN_ZERO)
-        timeline = Timeline.decode(listed.timeline)
-        if timeline.epoch != segment.chain.timeline.epoch or listed.complete_lsn <= segment.chain.scl:
+        """The peer's log does not reach back to our SCL."""
+        source = next((peer for peer in segment.peers if peer.address == address), None)
+        if source is None or segment in self._copying:
             return
-        names = await self._copy_all(address, segment, listed)
-        if not await segment.adopt(names, Lsn(listed.complete_lsn), timeline):
-            return
-        await self._node.settle([segment])
-        self._node.tell_watchers(segment)
-        events.info("segment.layers_copied", segment=str(segment.id), source=address, layers=len(names))
+        self._copying[segment] = task = asyncio.create_task(self._copy(source, segment))
+        await task
 
-    async def _mend(self, address: str, segment: SegmentStore) -> None:
-        """Layers of ours are damaged: take the peer's, which reach as far as ours did."""
-        listed = await self._list_layers(address, segment, segment.flushed_lsn)
-        timeline = Timeline.decode(listed.timeline)
-        if listed.complete_lsn < segment.reach_of_ours(timeline):
-            return  # another peer may be further, or this one later
-        names = await self._copy_all(address, segment, listed)
-        if await segment.mend(names, Lsn(listed.complete_lsn), timeline):
-            await self._node.settle([segment])
-            self._node.tell_watchers(segment)
-            events.info("segment.mended", segment=str(segment.id), source=address, layers=len(names))
 
-    async def _list_layers(
-        self, address: str, segment: SegmentStore, up_to: Lsn
-    ) -> storage_pb2.ListLayersReply:
-        request = storage_pb2.ListLayersRequest(volume=segment.volume, group=segment.id.group, up_to=up_to)
-        data = await self._transport.call(
-            address, _SERVICE + "ListLayers", request.SerializeToString(), timeout_s=_LIST_S
-        )
-        return storage_pb2.ListLayersReply.FromString(data)
-
-    async def _copy_all(
-        self, address: str, segment: SegmentStore, listed: storage_pb2.ListLayersReply
-    ) -> list[str]:
-        """Copy the listed layers, each under a name of our own. What was copied goes if one cannot be had."""
-        names: list[str] = []
-        try:
-            for layer in listed.layer:
-                names.append(segment.layers.new_name("copied", Lsn(0), Lsn(0)))
-                await self._copy_layer(address, segment, layer, names[-1])
-        except (VolumeError, OSError):
-            segment.layers.retire(names)
-            raise
-        return names
-
-    async def _copy_layer(
-        self, address: str, segment: SegmentStore, layer: storage_pb2.Layer, name: str
-    ) -> None:
-        """Raises CorruptPage when the peer's layer is damaged: damage must not spread."""
-        file = segment.layers.create(name)
-        try:
-            while file.size < layer.size:
-                request = storage_pb2.FetchLayerRequest(
-                    volume=segment.volume,
-                    group=segment.id.group,
-                    name=layer.name,
-                    offset=file.size,
-                    size=min(LAYER_CHUNK_BYTES, layer.size - file.size),
-                )
-                data = await self._transport.call(
-                    address, _SERVICE + "FetchLayer", request.SerializeToString(), timeout_s=CALL_TIMEOUT_S
-                )
-                chunk = storage_pb2.FetchLayerReply.FromString(data)
-                if not chunk.data or checksum(chunk.data) != chunk.crc:
-                    raise CorruptPage(
-                        f"copy layer {layer.name} from {address} at byte {file.size}: checksum differs"
-                    )
-                file.append(chunk.data)
-            await file.sync()
-            for count, _ in enumerate(LayerReader(file, name).verify()):
-                if count % _BLOBS_A_STEP == 0:
-                    await asyncio.sleep(0)
-        finally:
-            file.close()
+def _nodes_of(segment: SegmentStore) -> list[tuple[str, str]]:
+    return [(peer.node, peer.address) for peer in segment.peers] if not segment.removed else []

@@ -18,16 +18,16 @@ held comes back from the peers. A file goes once all its frames are in layers.
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from runtime.disk import Disk, File
+from runtime.disk import Disk, File, FromTheMedium, Readable
 from runtime.events import get_logger
 from volume.errors import CorruptRecord, UnknownFormat, VolumeError
 from volume.ids import GroupId, Lsn, VolumeId
 from volume.limits import MIB
-from volume.log_batch import MAGIC_BYTES, FrameHeader, check_against, check_frame, read_header
+from volume.log_batch import HEADER_SIZE, MAGIC_BYTES, FrameHeader, check_against, check_frame, read_header
 from volume.page import checksum
 
 events = get_logger("storage_node.hot_log")
@@ -36,6 +36,8 @@ HOT_LOG_FORMAT: Final = 1
 _MAGIC: Final = b"SXHOTLOG"
 _HEAD: Final = struct.Struct("<8sHHI")
 _FILE_BYTES: Final = 16 * MIB
+_SMOOTHING: Final = 0.1
+_RECENT_S: Final = 10.0
 
 SegmentKey = tuple[VolumeId, GroupId]
 
@@ -46,21 +48,28 @@ class _LogFile:
     file: File
     last_lsn: dict[SegmentKey, Lsn] = field(default_factory=dict)
     """Of each segment, the highest LSN in this file: it goes when all of them are in layers."""
+    released: bool = False
 
 
 class HotLog:
     def __init__(self, disk: Disk, node: str) -> None:
         self._disk = disk
         self._node_crc = checksum(node.encode())
+        self._head = _HEAD.pack(_MAGIC, HOT_LOG_FORMAT, 0, self._node_crc)
         self._files: list[_LogFile] = []
         self._writing: _LogFile | None = None
         self._new_names = False
         self._next_number = 1
         self._dirty: list[File] = []
+        self._in_sync: list[File] = []
+        """Those that a sync is under way for."""
         self._syncing: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self.failed: OSError | None = None
         self.syncs = 0
+        self.sync_s = 0.0
+        """How long a sync takes, as a running mean."""
+        self._synced_at = 0.0
         self.bytes_appended = 0
 
     # Opening
@@ -113,22 +122,13 @@ class HotLog:
         self, log: _LogFile, data: bytes, offset: int, why: VolumeError, *, is_last: bool
     ) -> int:
         """Where the next sound frame begins, or the end of the file, which is cut if it is the last."""
-        at = data.find(MAGIC_BYTES, offset + 1)
-        while at >= 0:
-            try:
-                check_frame(data[at : at + read_header(data, at).size])
-            except (CorruptRecord, UnknownFormat):
-                at = data.find(MAGIC_BYTES, at + 1)
-                continue
-            events.error("hot_log.damaged", file=log.name, offset=offset, until=at, reason=str(why))
-            return at
-        lost = len(data) - offset
-        if is_last:
-            events.info("hot_log.torn_tail_cut", file=log.name, offset=offset, bytes=lost)
+        at = _next_frame(data, offset)
+        if at == len(data) and is_last:
+            events.info("hot_log.torn_tail_cut", file=log.name, offset=offset, bytes=len(data) - offset)
             log.file.truncate(offset)
         else:
-            events.error("hot_log.damaged", file=log.name, offset=offset, until=len(data), reason=str(why))
-        return len(data)
+            events.error("hot_log.damaged", file=log.name, offset=offset, until=at, reason=str(why))
+        return at
 
     # Appending
 
@@ -152,7 +152,7 @@ class HotLog:
             name = f"{self._next_number:08d}.log"
             self._next_number += 1
             log = _LogFile(name, self._disk.open(f"hot/{name}", create=True))
-            log.file.append(_HEAD.pack(_MAGIC, HOT_LOG_FORMAT, 0, self._node_crc))
+            log.file.append(self._head)
             self._files.append(log)
             self._writing = log
             self._new_names = True
@@ -166,6 +166,7 @@ class HotLog:
             return False
         if not self._dirty:
             return True
+        began = asyncio.get_running_loop().time()
         try:
             if not self._dirty[0].sync_at_once():
                 return False
@@ -173,8 +174,18 @@ class HotLog:
             self.failed = error
             raise
         self._dirty.clear()
-        self.syncs += 1
+        self._note_sync(began)
         return True
+
+    def _note_sync(self, began: float) -> None:
+        self.syncs += 1
+        self._synced_at = asyncio.get_running_loop().time()
+        self.sync_s += _SMOOTHING * (self._synced_at - began - self.sync_s)
+
+    @property
+    def recent_sync_s(self) -> float:
+        """The same, and 0 when nothing was synced lately: what the disk did long ago tells nothing of it now."""
+        return self.sync_s if asyncio.get_running_loop().time() - self._synced_at < _RECENT_S else 0.0
 
     async def synced(self) -> None:
         """Return once all that was appended so far is on disk. Many callers share one sync. Raises OSError."""
@@ -202,10 +213,11 @@ class HotLog:
             self._syncing = None
 
     async def _sync_once(self) -> OSError | None:
-        dirty, self._dirty = self._dirty, []
+        began = asyncio.get_running_loop().time()
+        self._in_sync, self._dirty = self._dirty, []
         new_names, self._new_names = self._new_names, False
         try:
-            for file in dirty:
+            for file in self._in_sync:
                 await file.sync()
             if new_names:
                 await self._disk.sync_folder("hot")
@@ -213,17 +225,55 @@ class HotLog:
             # What a failed fsync wrote is unknown and a second one may lie: the log is done for.
             self.failed = error
             return error
-        self.syncs += 1
+        finally:
+            self._in_sync = []
+        self._note_sync(began)
         return self.failed
 
+    # Reading back
+
+    def files(self) -> dict[str, int]:
+        """The files' names, oldest first, and how many bytes each has."""
+        return {log.name: log.file.size for log in self._files}
+
+    def holds(self, name: str) -> Mapping[SegmentKey, Lsn]:
+        """The highest LSN of each segment in this file; none of a file that is gone."""
+        return next((log.last_lsn for log in self._files if log.name == name), {})
+
+    def verify(self, name: str) -> Iterator[tuple[int, str]]:
+        """A step for each frame of the file, as it is now, on the medium: so many bytes are sound, or what is
+        wrong with them. Ends early when the file goes. Raises OSError."""
+        log = next((log for log in self._files if log.name == name), None)
+        if log is None or self.failed is not None:
+            return
+        file, end = FromTheMedium(log.file), log.file.size
+        if file.read(0, _HEAD.size) != self._head:
+            yield _HEAD.size, "byte 0: no head"
+        offset = _HEAD.size
+        while offset < end and not log.released:
+            try:
+                size, problem = _frame_at(file, offset, end), ""
+            except (CorruptRecord, UnknownFormat) as error:
+                data = file.read(offset, end - offset)
+                size = _next_frame(data, 0)
+                problem = f"byte {offset} to {offset + size}: {str(error).rpartition(': ')[2]}"
+            yield size, problem
+            offset += size
+
     # Letting go
+
+    def begin_file(self) -> None:
+        """What comes from now on goes to a file of its own, so that those there are can go."""
+        self._writing = None
 
     def release(self, flushed: Callable[[SegmentKey], Lsn]) -> None:
         """Remove the files all of whose frames are in layers: `flushed` tells how far, by segment."""
         kept = []
         for log in self._files:
-            if log is not self._writing and all(lsn <= flushed(key) for key, lsn in log.last_lsn.items()):
+            in_use = log is self._writing or log.file in self._dirty or log.file in self._in_sync
+            if not in_use and all(lsn <= flushed(key) for key, lsn in log.last_lsn.items()):
                 log.file.close()
+                log.released = True
                 self._disk.remove(f"hot/{log.name}")
             else:
                 kept.append(log)
@@ -236,6 +286,25 @@ class HotLog:
     def close(self) -> None:
         for log in self._files:
             log.file.close()
+
+
+def _frame_at(file: Readable, offset: int, end: int) -> int:
+    """The size of the sound frame that begins there. Raises CorruptRecord, UnknownFormat."""
+    header = read_header(file.read(offset, min(HEADER_SIZE, end - offset)))
+    check_against(header, file.read(offset, min(header.size, end - offset)))
+    return header.size
+
+
+def _next_frame(data: bytes, offset: int) -> int:
+    """Where the next sound frame after the damage at `offset` begins; the end of the data if there is none."""
+    at = data.find(MAGIC_BYTES, offset + 1)
+    while at >= 0:
+        try:
+            check_frame(data[at : at + read_header(data, at).size])
+            return at
+        except (CorruptRecord, UnknownFormat):
+            at = data.find(MAGIC_BYTES, at + 1)
+    return len(data)
 
 
 def _note(log: _LogFile, header: FrameHeader) -> None:

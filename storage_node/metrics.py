@@ -22,6 +22,12 @@ class _NodeCollector:
         )
         yield CounterMetricFamily("sixfold_log_syncs", "Syncs of the hot log", value=node.log.syncs)
         yield CounterMetricFamily("sixfold_pages_read", "Pages served", value=node.pages_read)
+        yield CounterMetricFamily(
+            "sixfold_scrub_bytes", "Bytes read back by scrubs", value=node.scrub.bytes_read
+        )
+        yield CounterMetricFamily(
+            "sixfold_scrub_damage", "Damaged places that scrubs have found", value=node.scrub.damage
+        )
         yield GaugeMetricFamily("sixfold_hot_bytes", "Log held in memory", value=node.hot_bytes)
         yield GaugeMetricFamily("sixfold_free_bytes", "Free space on the disk", value=node.free_bytes)
         yield from memory_metrics()

@@ -16,11 +16,22 @@ from runtime.transport import Transport
 from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
 from storage_node.layers.compaction import DELTAS_MAX, ImageWriting, Plan
-from storage_node.segment_store import Peer, SegmentStore
-from volume.errors import CorruptPage, CorruptRecord, SegmentFailed, UnknownSegment, VolumeBusy, VolumeError
+from storage_node.scrub import Scrub
+from storage_node.segment_store import SegmentStore
+from volume.errors import (
+    CorruptPage,
+    CorruptRecord,
+    InvalidRequest,
+    SegmentFailed,
+    StaleMembership,
+    UnknownSegment,
+    VolumeBusy,
+    VolumeError,
+)
 from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
-from volume.limits import HOT_BYTES_MAX, MIB
+from volume.limits import HOT_BYTES_MAX, LEASE_S, MIB
 from volume.log_batch import FrameHeader
+from volume.quorum_set import QuorumSet
 
 events = get_logger("storage_node.node")
 
@@ -65,7 +76,11 @@ class StorageNode:
         self._disk = disk
         self._clock = clock
         self.gossip = Gossip(self, transport, dice)
+        self.scrub = Scrub(self, disk, clock, dice)
         self._room = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._leases: dict[VolumeId, tuple[Epoch, float]] = {}
+        self._opened_s = clock.monotonic()
         self._watchers: set[Callable[[SegmentStore], None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -75,7 +90,12 @@ class StorageNode:
         for folder in self._disk.list("segments"):
             if not self._disk.exists(f"segments/{folder}/manifest"):
                 continue  # a crash during its creation: whoever asked for it asks again
-            segment = await SegmentStore.load(self._disk, f"segments/{folder}")
+            try:
+                segment = await SegmentStore.load(self._disk, self.id, f"segments/{folder}")
+            except CorruptRecord as error:
+                # The node lives on without it; the control plane sees that it is missing, and replaces it.
+                events.error("segment.lost", node=self.id, folder=folder, reason=str(error))
+                continue
             self.segments[segment.key] = segment
         frames = 0
         for header, frame in self.log.replay():
@@ -87,20 +107,26 @@ class StorageNode:
         await self._sync(list(self.segments.values()))
         events.info("node.opened", node=self.id, segments=len(self.segments), frames_replayed=frames)
 
+    @property
+    def name_file(self) -> tuple[str, bytes]:
+        """The file by which the directory is known to be ours, and what it says."""
+        return "node", f"sixfold storage node {self.id}\n".encode()
+
     async def _claim(self) -> None:
-        name = f"sixfold storage node {self.id}\n".encode()
-        if self._disk.exists("node"):
-            found = self._disk.read_all("node")
+        path, name = self.name_file
+        if self._disk.exists(path):
+            found = self._disk.read_all(path)
             if found != name:
                 raise CorruptRecord(
                     f"open node {self.id}: the directory belongs to {found.decode(errors='replace').strip()!r}"
                 )
         else:
-            await self._disk.replace("node", name)
+            await self._disk.replace(path, name)
 
     def start(self) -> None:
-        for work in (self._housekeeping(), self._compacting(), self.gossip.run()):
-            self._tasks.append(asyncio.ensure_future(work))
+        work = [self._housekeeping(), self._compacting(), self.gossip.run(), self.gossip.run_copies()]
+        for each in [*work, self.scrub.run()]:
+            self._tasks.append(asyncio.ensure_future(each))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -118,19 +144,68 @@ class StorageNode:
             raise UnknownSegment(f"use pg{group} of volume {volume}: {self.id} does not host it")
         return found
 
-    async def create_segment(
-        self, volume: VolumeId, id: SegmentId, peers: tuple[Peer, ...], membership_epoch: int
-    ) -> None:
-        """Safe to repeat."""
-        known = self.segments.get((volume, id.group))
-        if known is not None and known.membership_epoch >= membership_epoch:
-            return
-        segment = known or SegmentStore(self._disk, volume, id, peers, membership_epoch)
-        segment.peers = peers
-        segment.membership_epoch = membership_epoch
-        await segment.save()
-        self.segments[segment.key] = segment
-        events.info("segment.created", node=self.id, volume=volume, segment=str(id))
+    async def create_segment(self, volume: VolumeId, id: SegmentId, membership: QuorumSet) -> None:
+        """Safe to repeat: one that is there learns the membership, if it is newer."""
+        async with self._changing:
+            known = self.segments.get((volume, id.group))
+            if known is not None and (known.id != id or (known.failed is not None and not known.mendable)):
+                # What it was it can never be again: the control plane has given it up.
+                if membership.epoch <= known.membership.epoch:
+                    raise StaleMembership(f"create {id} in membership epoch {membership.epoch}")
+                await self._forget(known)
+                known = None
+            if known is not None:
+                if membership.epoch > known.membership.epoch:
+                    await known.join(membership, known.chain.promised)
+                return
+            segment = SegmentStore(self._disk, self.id, volume, id, membership)
+            await segment.layers.open([])  # removes what a segment that was here before left behind
+            await segment.save()
+            self.segments[segment.key] = segment
+            events.info("segment.created", node=self.id, volume=volume, segment=str(id))
+
+    async def drop_segment(self, volume: VolumeId, group: GroupId, membership_epoch: int) -> None:
+        """It is no member in this epoch: forget it. Safe to repeat."""
+        async with self._changing:
+            segment = self.segments.get((volume, group))
+            if segment is None:
+                return
+            if membership_epoch < segment.membership.epoch:
+                raise StaleMembership(
+                    f"drop {segment.id} in membership epoch {membership_epoch}: it is {segment.membership.epoch}"
+                )
+            if membership_epoch == segment.membership.epoch and not segment.removed:
+                raise InvalidRequest(f"drop {segment.id}: it is a member in epoch {membership_epoch}")
+            await self._forget(segment)
+            events.info("segment.dropped", node=self.id, volume=volume, segment=str(segment.id))
+
+    async def _forget(self, segment: SegmentStore) -> None:
+        segment.fail("given up")
+        del self.segments[segment.key]
+        async with segment.lock:
+            try:
+                await segment.erase()
+            except OSError as error:
+                raise SegmentFailed(f"forget {segment.id}: {error}") from None
+
+    async def join(self, segment: SegmentStore, membership: QuorumSet, promised: Epoch) -> None:
+        """The segment's group has new members. Connected writers hear of it."""
+        if await segment.join(membership, promised):
+            self.tell_watchers(segment)
+
+    # Leases: for so long after its last beat may the writer of an epoch answer reads
+
+    def grant_lease(self, volume: VolumeId, epoch: Epoch) -> None:
+        """Confirm that no newer epoch is promised here. Raises StaleEpoch."""
+        for segment in self.segments.values():
+            if segment.volume == volume and segment.failed is None:
+                segment.chain.check_writer_not_outrun(epoch)
+        self._leases[volume] = (epoch, self._clock.monotonic() + LEASE_S)
+
+    def lease_left_s(self, volume: VolumeId, epoch: Epoch) -> float:
+        """How long a writer older than `epoch` may still answer reads. After a start: nobody remembers."""
+        holder, until = self._leases.get(volume, (Epoch(0), self._opened_s + LEASE_S))
+        return max(0.0, until - self._clock.monotonic()) if holder < epoch else 0.0
 
     # Log
 
@@ -146,10 +221,12 @@ class StorageNode:
         await self._wait_for_room()
         touched: dict[SegmentKey, SegmentStore] = {}
         for header, frame in frames:
-            segment = self.segment(volume, header.group)
+            segment = self.segments.get((volume, header.group))
             if header.volume != volume:
                 raise CorruptRecord(f"append to volume {volume}: a frame of volume {header.volume}")
-            if segment.failed is None:
+            if segment is None:
+                continue  # not here, or not any more: it is not acknowledged
+            if segment.failed is None and not segment.removed:
                 segment.chain.check_writer(epoch)
                 self._append(segment, header, frame)
             touched[segment.key] = segment
@@ -259,7 +336,7 @@ class StorageNode:
             for segment in due:
                 await self.flush(segment)
             if due:
-                self._release_log()
+                self.release_log()
 
     async def flush(self, segment: SegmentStore) -> None:
         """What the segment holds in memory becomes a layer."""
@@ -267,7 +344,8 @@ class StorageNode:
         segment.flushed_at = self._clock.monotonic()
         self._room.set()
 
-    def _release_log(self) -> None:
+    def release_log(self) -> None:
+        """Files of the hot log go whose frames are all in layers."""
         try:
             self.log.release(self._flushed)
         except OSError as error:

@@ -8,47 +8,68 @@ changed under one lock, so that its versions on disk follow each other.
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from itertools import chain
 from typing import Any, Final
 
-from runtime.disk import Disk
+from runtime.disk import Disk, FromTheMedium
 from runtime.events import get_logger
 from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the_loop
 from storage_node.segment.chain import Chain, Report, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
-from volume.errors import CorruptRecord, LsnCollected, NotYetComplete, SegmentFailed, UnknownFormat
+from volume.errors import (
+    CorruptRecord,
+    LsnCollected,
+    NotYetComplete,
+    SegmentFailed,
+    StaleMembership,
+    StaleTimeline,
+    UnknownFormat,
+    UnknownSegment,
+    VolumeError,
+)
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import FRAME_BYTES_MAX, GOSSIP_REPLY_BYTES_MAX
 from volume.log_batch import HEADER_SIZE, FrameHeader, clip_frame, read_header, seal_frame
 from volume.page import checksum
+from volume.quorum_set import Member, QuorumSet
 from volume.redo_record import RedoRecord, apply_record, encode_record
 from volume.timeline import Timeline
 
 events = get_logger("storage_node.segment")
 
-MANIFEST_FORMAT: Final = 1
+MANIFEST_FORMAT: Final = 2
+"""2: members that fill, and the checksums of layer files."""
+
+_MANIFEST_FORMATS: Final = (1, MANIFEST_FORMAT)
 _LONG_CHAIN: Final = 32
 _RECENT_MAX: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    slot: int
-    node: str
-    address: str
-    az: str
+@dataclass(slots=True)
+class Fill:
+    """Layers that are being copied from a peer."""
+
+    source: str
+    bytes_total: int
+    started_s: float
+    bytes_done: int = 0
+    seconds: float = 0.0
+
+    @property
+    def bytes_per_s(self) -> int:
+        return round(self.bytes_done / self.seconds) if self.seconds > 0 else 0
 
 
 class SegmentStore:
-    def __init__(
-        self, disk: Disk, volume: VolumeId, id: SegmentId, peers: tuple[Peer, ...], membership: int
-    ) -> None:
+    def __init__(self, disk: Disk, node: str, volume: VolumeId, id: SegmentId, membership: QuorumSet) -> None:
         self.volume = volume
         self.id = id
-        self.peers = peers
-        self.membership_epoch = membership
+        self.node = node
+        self.membership = membership
+        self.fill: Fill | None = None
         self.chain = Chain()
         self.read_floor = LSN_ZERO
         self.flushed_lsn = LSN_ZERO
@@ -62,6 +83,9 @@ class SegmentStore:
         self._disk = disk
         self._folder = f"segments/{volume}-{id.group}"
         self.layers = LayerMap(disk, self._folder)
+        self._missing: tuple[LayerInfo, ...] = ()
+        """Layers that could not be opened. The manifest goes on naming them until others have taken their place:
+        without them it would describe a segment that is whole, and is not."""
         self.lock = asyncio.Lock()
         self._recent: dict[PageNumber, tuple[Lsn, bytes]] = {}
 
@@ -78,39 +102,82 @@ class SegmentStore:
         return sum(info.kind == "delta" for info in self.layers.layers)
 
     @property
+    def peers(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.membership.members if member.node != self.node)
+
+    @property
+    def filling(self) -> bool:
+        """A replacement that does not have everything yet, and so has no vote."""
+        own = self.membership.of(self.node)
+        return own is not None and own.filling
+
+    @property
+    def removed(self) -> bool:
+        """No member any more: another node has taken its place."""
+        return self.membership.of(self.node) is None
+
+    @property
     def state(self) -> str:
         if self.failed is not None:
             return f"failed: {self.failed}"
+        if self.removed:
+            return "removed"
+        if self.filling:
+            return "filling"
         return "behind" if self.chain.has_gap else "ok"
 
     def check(self) -> None:
         if self.failed is not None:
             raise SegmentFailed(f"use {self.id}: {self.failed}")
+        if self.removed:
+            raise UnknownSegment(f"use {self.id}: {self.node} is no member in epoch {self.membership.epoch}")
+
+    def check_membership(self, epoch: int) -> None:
+        """Does whoever asks know who the members are? Raises StaleMembership."""
+        if epoch < self.membership.epoch:
+            raise StaleMembership(
+                f"use {self.id} in membership epoch {epoch}: it is {self.membership.epoch} now"
+            )
 
     # The manifest
 
     async def save(self) -> None:
         """Make what the manifest says durable. A disk that cannot is the end of this segment."""
-        fields = {
-            "format": MANIFEST_FORMAT,
-            "volume": self.volume,
-            "group": self.id.group,
-            "slot": self.id.slot,
-            "membership_epoch": self.membership_epoch,
-            "peers": [[peer.slot, peer.node, peer.address, peer.az] for peer in self.peers],
-            "promised": self.chain.promised,
-            "timeline": self.chain.timeline.encode().hex(),
-            "known_vdl": self.chain.known_vdl,
-            "flushed_lsn": self.flushed_lsn,
-            "retained_from": self.layers.retained_from,
-            "layers": [info.to_json() for info in self.layers.layers],
-        }
-        line = json.dumps(fields).encode()
+        line = json.dumps(self._manifest()).encode()
         try:
             await self._disk.replace(f"{self._folder}/manifest", b"%s\n%08x\n" % (line, checksum(line)))
         except OSError as error:
             self.fail(f"write manifest: {error}")
             raise SegmentFailed(f"use {self.id}: {self.failed}") from None
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "format": MANIFEST_FORMAT,
+            "volume": self.volume,
+            "group": self.id.group,
+            "slot": self.id.slot,
+            "membership_epoch": self.membership.epoch,
+            "peers": [astuple(member) for member in self.membership.members],
+            "promised": self.chain.promised,
+            "timeline": self.chain.timeline.encode().hex(),
+            "known_vdl": self.chain.known_vdl,
+            "flushed_lsn": self.flushed_lsn,
+            "retained_from": self.layers.retained_from,
+            "layers": [info.to_json() for info in (*self.layers.layers, *self._missing)],
+        }
+
+    def manifest_problem(self) -> str:
+        """What is wrong with the manifest on the disk, empty if it says what it must. Hold the lock."""
+        try:
+            found = _read_manifest(self._disk, self._folder)
+        except (VolumeError, OSError) as error:
+            return str(error)
+        if found["format"] != MANIFEST_FORMAT:
+            return ""  # an older release wrote it, and said it in other words
+        # Nobody waits for a known VDL to be durable: it may be older there.
+        ours = json.loads(json.dumps(self._manifest())) | {"known_vdl": found["known_vdl"]}
+        wrong = [name for name in ours if ours[name] != found.get(name)]
+        return f"open {self._folder}/manifest: {', '.join(wrong)} as it was before" if wrong else ""
 
     def fail(self, why: str, *, mendable: bool = False) -> None:
         """The segment refuses everything from now on: reads, log, promises."""
@@ -120,19 +187,21 @@ class SegmentStore:
             events.error("segment.failed", segment=str(self.id), volume=self.volume, reason=why)
 
     @staticmethod
-    async def load(disk: Disk, folder: str) -> "SegmentStore":
+    async def load(disk: Disk, node: str, folder: str) -> "SegmentStore":
         """Read a segment back. Raises CorruptRecord, UnknownFormat."""
         fields = _read_manifest(disk, folder)
         # A process killed while it replaced the manifest may not have made the new name durable.
         await disk.sync_folder(folder)
-        peers = tuple(Peer(*each) for each in fields["peers"])
+        members = tuple(Member(*each) for each in fields["peers"])
         id = SegmentId(GroupId(fields["group"]), fields["slot"])
-        store = SegmentStore(disk, VolumeId(fields["volume"]), id, peers, fields["membership_epoch"])
+        membership = QuorumSet(fields["membership_epoch"], members)
+        store = SegmentStore(disk, node, VolumeId(fields["volume"]), id, membership)
         store.flushed_lsn = Lsn(fields["flushed_lsn"])
         timeline = Timeline.decode(bytes.fromhex(fields["timeline"]))
         infos = [LayerInfo.from_json(each) for each in fields["layers"]]
         bad = await store.layers.open(infos, Lsn(fields["retained_from"]))
         if bad:
+            store._missing = tuple(info for info in infos if info.name in bad)
             store.fail(f"layers missing or damaged: {', '.join(bad)}", mendable=True)
         known_vdl = Lsn(fields["known_vdl"])
         store.chain = Chain(
@@ -154,6 +223,25 @@ class SegmentStore:
             self.check()
             if self.chain.promise(epoch):
                 await self.save()
+
+    async def join(self, membership: QuorumSet, promised: Epoch) -> bool:
+        """Adopt a newer membership, and a promise that the group has given, durably. False if both are known.
+
+        Raises StaleMembership when ours is newer.
+        """
+        async with self.lock:
+            self.check_membership(membership.epoch)
+            newer = membership.epoch > self.membership.epoch
+            if not newer and promised <= self.chain.promised:
+                return False
+            if newer:
+                was_filling, self.membership = self.filling, membership
+                if was_filling and not self.filling:
+                    events.info("segment.filled", segment=str(self.id), scl=self.chain.durable_scl)
+            if promised > self.chain.promised:
+                self.chain.promise(promised)
+            await self.save()
+            return newer
 
     def report(self) -> Report:
         """The tail above the known VDL. Everything in memory is taken to be synced."""
@@ -191,6 +279,13 @@ class SegmentStore:
         return self.layers.last_counted(limit, timeline)
 
     # Reading
+
+    def check_timeline(self, epoch: Epoch) -> None:
+        """Is our timeline as new as the reader's? An older one counts log that is annulled. Raises StaleTimeline."""
+        if self.chain.timeline.epoch < epoch:
+            raise StaleTimeline(
+                f"read in the timeline of epoch {epoch}: {self.id} has that of {self.chain.timeline.epoch}"
+            )
 
     def read(self, page: PageNumber, read_lsn: Lsn, required_scl: Lsn) -> tuple[Lsn, bytes]:
         """Raises NotYetComplete, LsnCollected, CorruptPage."""
@@ -319,33 +414,34 @@ class SegmentStore:
                 await writing.file.sync()
                 await self._disk.sync_folder(self._folder)
                 writing.file.close()
-                self.layers.add(writing.name)
+                self.layers.add(writing.name, writing.crc)
             if done.kind in ("drop", "merge"):
                 self.layers.retained_from = max(self.layers.retained_from, done.lsn_to)
             self.layers.drop(gone)
             await self.save()
             self.layers.retire(gone)
 
-    async def adopt(self, names: list[str], complete: Lsn, timeline: Timeline) -> bool:
-        """Layers copied from a peer, whole and checked, take the place of ours. False: they are of no use any
+    async def adopt(self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline) -> bool:
+        """Layers copied from a peer (their names and checksums), whole and checked, take the place of ours. False: they are of no use any
         more, since we have come as far meanwhile, or another timeline counts, and are removed."""
         async with self.lock:
             self.check()
             if complete <= self.chain.scl or timeline.epoch != self.chain.timeline.epoch:
-                self.layers.retire(names)
+                self.layers.retire(copied)
                 return False
-            await self._replace_layers(names, complete, self.chain.jump(complete))
+            await self._replace_layers(copied, complete, self.chain.jump(complete))
             return True
 
-    async def _replace_layers(self, names: list[str], complete: Lsn, memory: list[bytes]) -> None:
+    async def _replace_layers(self, copied: Mapping[str, int], complete: Lsn, memory: list[bytes]) -> None:
         """These layers, which end at `complete`, and these frames, which follow it, are all that there is."""
-        old = [info.name for info in self.layers.layers]
+        old = [info.name for info in (*self.layers.layers, *self._missing)]
         self.layers.drop(old)
-        for name in names:
-            self.layers.add(name)
+        for name, crc in copied.items():
+            self.layers.add(name, crc)
         self.memory = MemoryTable()
         for frame in memory:
             self.memory.add(frame)
+        self._missing = ()
         self.flushed_lsn = complete
         newest_image = max((i.lsn_to for i in self.layers.layers if i.kind == "image"), default=LSN_ZERO)
         self.layers.retained_from = max(self.layers.retained_from, newest_image)
@@ -354,7 +450,7 @@ class SegmentStore:
         await self.save()
         self.layers.retire(old)
 
-    async def mend(self, names: list[str], complete: Lsn, timeline: Timeline) -> bool:
+    async def mend(self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline) -> bool:
         """As `adopt`, when some of our layers are damaged. The log that came after them is kept, so that the
         SCL does not fall below what we have acknowledged and counts: whoever relies on this copy may go on.
         False: these layers end before ours did, or belong to an older timeline."""
@@ -365,7 +461,7 @@ class SegmentStore:
                 or timeline.epoch < chain.timeline.epoch
                 or complete < self.reach_of_ours(timeline)
             ):
-                self.layers.retire(names)
+                self.layers.retire(copied)
                 return False
             self.failed, self.mendable = None, False
             clipped = (
@@ -378,7 +474,7 @@ class SegmentStore:
                 chain.on_synced(complete)
             elif complete > chain.scl:
                 memory = chain.jump(complete)
-            await self._replace_layers(names, complete, memory)
+            await self._replace_layers(copied, complete, memory)
             return True
 
     def reach_of_ours(self, timeline: Timeline) -> Lsn:
@@ -388,19 +484,31 @@ class SegmentStore:
             return self.flushed_lsn
         return Lsn(timeline.skip(self.flushed_lsn) + 1)
 
+    async def erase(self) -> None:
+        """The manifest goes first: without it the rest is nothing."""
+        self._disk.remove(f"{self._folder}/manifest")
+        await self._disk.sync_folder(self._folder)
+        names = [info.name for info in (*self.layers.layers, *self._missing)]
+        self.layers.drop(names)
+        self.layers.retire(names)
+
     def close(self) -> None:
         self.layers.close()
 
 
 def _read_manifest(disk: Disk, folder: str) -> dict[str, Any]:
-    data = disk.read_all(f"{folder}/manifest")
+    file = FromTheMedium(disk.open(f"{folder}/manifest"))
+    try:
+        data = file.read(0, file.size)
+    finally:
+        file.close()
     line, _, rest = data.partition(b"\n")
-    if rest.strip() != b"%08x" % checksum(line):
+    if rest != b"%08x\n" % checksum(line):
         raise CorruptRecord(f"open {folder}/manifest: checksum differs")
     fields: dict[str, Any] = json.loads(line)
-    if fields["format"] != MANIFEST_FORMAT:
+    if fields["format"] not in _MANIFEST_FORMATS:
         raise UnknownFormat(
-            f"open {folder}/manifest: format {fields['format']}, this release knows {MANIFEST_FORMAT}"
+            f"open {folder}/manifest: format {fields['format']}, this release knows {_MANIFEST_FORMATS}"
         )
     return fields
 

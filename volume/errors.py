@@ -22,6 +22,12 @@ class StaleTimeline(VolumeError):
     retryable = True
 
 
+class StaleMembership(VolumeError):
+    """The sender knows an older membership of the group than the segment does: look it up again."""
+
+    retryable = True
+
+
 class NotYetComplete(VolumeError):
     """The segment lacks log below the LSN asked for. Another one may be further."""
 
@@ -86,6 +92,10 @@ class VolumeBusy(VolumeError):
     """Refused for now: a bound of memory or log is reached."""
 
     retryable = True
+
+
+class LeaseExpired(VolumeError):
+    """The instance is cut off and cannot tell whether it is still the writer: what it read might be outdated."""
 
 
 class TransactionTooLarge(VolumeError):

@@ -42,10 +42,17 @@ WAITING_BYTES_MAX: Final = 8 * MIB
 READ_PAGES_MAX: Final = 256
 """Pages one ReadPages may ask for: 1 MiB."""
 
+LEASE_S: Final = 1.0
+"""For so long after storage last confirmed its epoch a writer answers reads; a newer writer lets as much pass."""
+
+BEAT_S: Final = 0.25
+"""How often a writer asks for that confirmation."""
+
 CONNECT_TIMEOUT_S: Final = 2.0
 CALL_TIMEOUT_S: Final = 5.0
 """Deadline of a small request between services: far above a healthy answer, far below a human's patience."""
 
+assert 2 * BEAT_S < LEASE_S
 assert SEGMENT_SIZE_BYTES % PAGE_SIZE_BYTES == 0
 assert LOCK_PAGE_OFFSET % PAGE_SIZE_BYTES == 0
 assert PAGE_SIZE_BYTES < FRAME_BYTES_MAX < APPEND_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX

@@ -15,6 +15,11 @@ def checksum(data: bytes) -> int:
     return int(google_crc32c.value(data))
 
 
+def more_checksum(before: int, data: bytes) -> int:
+    """crc32c of what `before` is the checksum of, followed by `data`."""
+    return int(google_crc32c.extend(before, data))
+
+
 def xor_pages(one: bytes, other: bytes) -> bytes:
     """The difference of two versions of a page: applying it to either gives the other."""
     assert len(one) == len(other) == PAGE_SIZE_BYTES

@@ -1,4 +1,6 @@
-"""What state a process is in, decided from what was seen of it.
+"""What state a process is in, and how well a storage node is, decided from what was seen of them.
+
+A process is
 
 starting      alive, has not answered since its start
 running       alive and answers
@@ -7,11 +9,29 @@ paused        stopped by SIGSTOP
 killed        dead, and wanted so
 crashed       dead, and about to be started again
 down          does not answer, and is not ours to look at more closely
+
+A storage node is, the first that applies,
+
+unknown       has not answered yet, and was asked only a moment ago
+gone          silent for so long that its segments are made anew elsewhere
+unreachable   silent
+failed disk   segments of it have failed on an I/O error, or for want of space
+draining      its segments are on their way elsewhere
+drained       it has none any more, and gets none
+slow          syncs, or takes longer to read from, far more slowly than the others do
+ok
 """
 
+import errno
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
 from typing import Final
 
-from control_plane.cluster.model import ProcessFacts, Wanted
+from control_plane.cluster.membership import Patience
+from control_plane.cluster.model import InstanceReport, Node, NodeId, NodeReport, ProcessFacts, Volume, Wanted
 
 SUSPECT_AFTER_S: Final = 3.0
 """Five polls missed: longer than a slow fdatasync, shorter than a human's second look."""
@@ -50,3 +70,129 @@ def process_detail(facts: ProcessFacts, own_state: str) -> str:
     if facts.pid is None and facts.wanted is Wanted.RUNNING and facts.crashes:
         return f"{facts.last_exit}, again in {facts.restart_in_s:.1f} s"
     return own_state
+
+
+# Storage nodes
+
+
+class Health(StrEnum):
+    UNKNOWN = "unknown"
+    GONE = "gone"
+    UNREACHABLE = "unreachable"
+    FAILED_DISK = "failed disk"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    SLOW = "slow"
+    OK = "ok"
+
+
+GONE_AFTER_S: Final = Patience().unreachable_s
+SLOW_FACTOR: Final = 5
+SLOW_US_MIN: Final = 20_000
+"""Below that a node is not slow, however quick the others are: a busy machine is late by so much."""
+
+_DISK_ERRORS: Final = {errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_ERROR_NUMBER: Final = re.compile(r"\[Errno (\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What tells how well a storage node is."""
+
+    silent_s: float
+    """How long ago it answered last, or was asked first."""
+    answered: bool = True
+    """At least once."""
+    draining: bool = False
+    segments: int = 0
+    """How many it should hold."""
+    failures: tuple[str, ...] = ()
+    """What its failed segments say."""
+    sync_us: int = 0
+    read_us: int = 0
+    """How long the writer waits for its pages; 0 if nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    health: Health
+    why: str = ""
+
+
+def node_facts(
+    nodes: Iterable[Node],
+    volumes: Iterable[Volume],
+    reports: Mapping[NodeId, NodeReport],
+    silent_s: Mapping[NodeId, float],
+    writers: Iterable[InstanceReport],
+) -> dict[NodeId, NodeFacts]:
+    """`reports`: the last ones, however old; `writers`: those that answer now."""
+    held: dict[NodeId, int] = {}
+    for member in (member for volume in volumes for group in volume.groups for member in group.members):
+        held[member.node] = held.get(member.node, 0) + 1
+    read_us = {seen.node: seen.read_us for writer in writers for seen in writer.nodes}
+    facts = {}
+    for node in nodes:
+        report = reports.get(node.id)
+        failures = (
+            [each.state for each in report.segments if each.state.startswith("failed")] if report else []
+        )
+        facts[node.id] = NodeFacts(
+            silent_s.get(node.id, 0.0),
+            report is not None,
+            node.draining,
+            held.get(node.id, 0),
+            tuple(failures),
+            report.sync_us if report is not None else 0,
+            read_us.get(node.id, 0),
+        )
+    return facts
+
+
+def node_health(facts: Mapping[NodeId, NodeFacts], gone_after_s: float) -> dict[NodeId, NodeHealth]:
+    answering = {
+        node: each for node, each in facts.items() if each.answered and each.silent_s <= SUSPECT_AFTER_S
+    }
+    return {
+        node: _silence_of(each, gone_after_s) if node not in answering else _health_of(node, answering)
+        for node, each in facts.items()
+    }
+
+
+def _silence_of(facts: NodeFacts, gone_after_s: float) -> NodeHealth:
+    why = f"no answer for {facts.silent_s:.0f} s"
+    if facts.silent_s >= gone_after_s:
+        return NodeHealth(Health.GONE, why)
+    if facts.silent_s > SUSPECT_AFTER_S:
+        return NodeHealth(Health.UNREACHABLE, why)
+    return NodeHealth(Health.UNKNOWN)
+
+
+def _health_of(node: NodeId, answering: Mapping[NodeId, NodeFacts]) -> NodeHealth:
+    facts = answering[node]
+    if (failure := next(filter(_is_of_the_disk, facts.failures), "")) != "":
+        return NodeHealth(Health.FAILED_DISK, failure.removeprefix("failed: "))
+    if facts.draining:
+        left = f"{facts.segments} segment{'' if facts.segments == 1 else 's'} left"
+        return NodeHealth(Health.DRAINING, left) if facts.segments else NodeHealth(Health.DRAINED)
+    others = [each for other, each in answering.items() if other != node]
+    for doing, own, theirs in (
+        ("syncs take", facts.sync_us, [each.sync_us for each in others]),
+        ("reads take", facts.read_us, [each.read_us for each in others]),
+    ):
+        if (usual := _far_above(own, theirs)) is not None:
+            return NodeHealth(Health.SLOW, f"{doing} {own / 1000:.0f} ms, elsewhere {usual / 1000:.0f}")
+    return NodeHealth(Health.OK)
+
+
+def _is_of_the_disk(failure: str) -> bool:
+    number = _ERROR_NUMBER.search(failure)
+    return number is not None and int(number[1]) in _DISK_ERRORS
+
+
+def _far_above(own: int, theirs: Collection[int]) -> float | None:
+    """The median of the others, if this one is far above it."""
+    known = [each for each in theirs if each]
+    if not known or own < SLOW_US_MIN or own < SLOW_FACTOR * median(known):
+        return None
+    return median(known)

@@ -23,6 +23,8 @@ class Node:
     id: NodeId
     az: str
     address: str
+    draining: bool = False
+    """Its segments are to be moved elsewhere, and none are placed on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,30 @@ class Instance:
     address: str
 
 
+class Reason(StrEnum):
+    """Why a segment is being replaced."""
+
+    REPAIR = "repair"
+    """It is suspect: if it comes back before the replacement is filled, it stays."""
+    MOVE = "move"
+    """It is well, and goes elsewhere: its node is drained, or another one has room."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of the six places of a group. `created`: the node has answered that it holds the segment."""
+    """Who holds one of the six places of a group, or is being filled to hold it.
+
+    `created`: the node has answered that it has the segment. `reason`: of one that is being filled.
+    """
 
     slot: int
     node: NodeId
     created: bool = False
+    reason: Reason | None = None
+
+    @property
+    def filling(self) -> bool:
+        return self.reason is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +69,23 @@ class Group:
     born_lsn: Lsn
     """The group has no record at or below it."""
     members: tuple[Member, ...]
+    loss_accepted: bool = False
+    """An operator wants the group rebuilt from what is left of it."""
+
+    @property
+    def voters(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if not member.filling)
+
+    @property
+    def replacements(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.filling)
+
+    def voter_of(self, slot: int) -> Member | None:
+        return next((member for member in self.voters if member.slot == slot), None)
 
     @property
     def created_count(self) -> int:
-        return sum(member.created for member in self.members)
+        return sum(member.created for member in self.voters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +101,16 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """How far a segment has got in copying a peer's layers."""
+
+    source: str
+    bytes_done: int
+    bytes_total: int
+    bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentReport:
     """What a storage node says of one segment."""
 
@@ -77,17 +119,32 @@ class SegmentReport:
     scl: Lsn
     known_vdl: Lsn
     promised_epoch: Epoch
+    timeline_epoch: Epoch
+    membership_epoch: Epoch
     state: str
     hot_bytes: int
     delta_layers: int
     image_layers: int
     layer_bytes: int
+    fill: Fill | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
     segments: tuple[SegmentReport, ...]
     free_bytes: int
+    sync_us: int = 0
+    """How long its disk's syncs take lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A storage node as an instance sees it."""
+
+    node: NodeId
+    connected: bool
+    read_us: int
+    behind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +158,7 @@ class InstanceReport:
     sessions: int
     cache_bytes: int
     sql_address: str
+    nodes: tuple[NodeSeen, ...] = ()
 
 
 class Wanted(StrEnum):

@@ -8,7 +8,7 @@ restarts half way places the same way again.
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from control_plane.cluster.model import Member, Node, NodeId
+from control_plane.cluster.model import Group, Member, Node, NodeId
 from volume.errors import QuorumLost
 from volume.quorum import COPIES, COPIES_PER_ZONE
 
@@ -26,7 +26,7 @@ def place(
         return node.id not in answering, segments_on.get(node.id, 0), node.id
 
     by_az: dict[str, list[Node]] = {}
-    for node in sorted(nodes, key=cost):
+    for node in sorted((node for node in nodes if not node.draining), key=cost):
         by_az.setdefault(node.az, []).append(node)
     chosen = {az: found[:COPIES_PER_ZONE] for az, found in by_az.items() if len(found) >= COPIES_PER_ZONE}
     if len(chosen) < ZONES:
@@ -43,3 +43,35 @@ def place(
     six = [node for az in cheapest for node in chosen[az]]
     assert len({node.id for node in six}) == COPIES
     return tuple(Member(slot, node.id) for slot, node in enumerate(six))
+
+
+def replacement_for(
+    group: Group, slot: int, nodes: Iterable[Node], load: Mapping[NodeId, int], usable: Collection[NodeId]
+) -> NodeId | None:
+    """The node that should hold the slot instead of the one that does; None if there is none.
+
+    Two of a group to a zone. Only where no zone has room for it that answers at all (one is gone) does a
+    third go to another zone; it comes back when the zone does (membership.py).
+    """
+    nodes = list(nodes)
+    az_of = {node.id: node.az for node in nodes}
+    taken = {member.node for member in group.members}
+    # Of another slot that changes hands, the one who will hold it.
+    others = {member.slot: member for member in (*group.voters, *group.replacements) if member.slot != slot}
+    held = [az_of.get(member.node) for member in others.values()]
+    free = [node for node in nodes if node.id in usable and node.id not in taken]
+    with_room = [node for node in free if held.count(node.az) < COPIES_PER_ZONE]
+    if not with_room:
+        wanting = {node.az for node in nodes if held.count(node.az) < COPIES_PER_ZONE}
+        if any(node.az in wanting and node.id in usable for node in nodes):
+            return None  # the zone lives, but all its nodes hold a segment of the group already: add one
+        with_room = free
+    own = next((az_of.get(member.node) for member in group.members if member.slot == slot), None)
+
+    def cost(node: Node) -> tuple[int, bool, int, str]:
+        # Of zones without room the one with fewest: three and three survive a zone, two and four do not.
+        crowd = max(held.count(node.az), COPIES_PER_ZONE - 1)
+        return crowd, node.az != own, load.get(node.id, 0), node.id
+
+    best = min(with_room, key=cost, default=None)
+    return best.id if best is not None else None

@@ -70,9 +70,14 @@ def _action_for(facts: ProcessFacts) -> ProcessAction | None:
 
 
 def restart_delay_s(crashes: int, dice: float) -> float:
-    """How long to wait before the next start. `dice` in [0, 1) keeps processes from starting in step."""
+    """How long to wait before the next start: not at all after one crash, since clients wait.
+
+    `dice` in [0, 1) keeps processes from starting in step.
+    """
     assert crashes >= 1
-    longest = min(RESTART_DELAY_S_MAX, RESTART_DELAY_S * float(1 << min(crashes - 1, 16)))
+    if crashes == 1:
+        return 0.0
+    longest = min(RESTART_DELAY_S_MAX, RESTART_DELAY_S * float(1 << min(crashes - 2, 16)))
     return longest * (0.5 + dice / 2)
 
 

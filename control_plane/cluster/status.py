@@ -1,12 +1,22 @@
 """What `sixfold status --json` prints, made from what is known and what was last seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from control_plane.cluster.health import answers, process_detail, process_state
+from control_plane.cluster.health import (
+    GONE_AFTER_S,
+    Health,
+    NodeHealth,
+    answers,
+    node_facts,
+    node_health,
+    process_detail,
+    process_state,
+)
 from control_plane.cluster.model import (
     MAIN_VOLUME,
+    Group,
     Instance,
     InstanceReport,
     Member,
@@ -18,7 +28,9 @@ from control_plane.cluster.model import (
     Volume,
     Wanted,
 )
+from control_plane.cluster.placement import replacement_for
 from volume.ids import GroupId, Lsn, VolumeId
+from volume.quorum import READ_QUORUM
 
 Report = TypeVar("Report")
 
@@ -41,6 +53,9 @@ class View:
     """The local cluster's processes and the control plane itself; others are only known by answering."""
     node_reports: Mapping[NodeId, Seen[NodeReport]] = field(default_factory=dict)
     instance_reports: Mapping[str, Seen[InstanceReport]] = field(default_factory=dict)
+    silent_s: Mapping[NodeId, float] = field(default_factory=dict)
+    """How long ago each storage node answered last, or was asked first."""
+    gone_after_s: float = GONE_AFTER_S
 
 
 def describe(view: View) -> dict[str, Any]:
@@ -53,7 +68,10 @@ def describe(view: View) -> dict[str, Any]:
         "volume": _volume(main) if main else None,
         "processes": _processes(view),
         "instances": [_instance(view, instance) for instance in view.instances],
+        "nodes": _nodes(view, main),
         "segments": _segments(view, main) if main else [],
+        "changes": _changes(view, main) if main else [],
+        "without_read_quorum": _without_read_quorum(view, main) if main else [],
     }
 
 
@@ -166,6 +184,108 @@ def _instance(view: View, instance: Instance) -> dict[str, Any]:
     }
 
 
+def _nodes(view: View, main: Volume | None) -> list[dict[str, Any]]:
+    healths = health_of_nodes(view)
+    usable = {node for node, each in healths.items() if each.health in (Health.OK, Health.SLOW)}
+    load = {node.id: 0 for node in view.nodes}
+    for member in (member for volume in view.volumes for group in volume.groups for member in group.members):
+        load[member.node] = load.get(member.node, 0) + 1
+
+    def row(node: Node) -> dict[str, Any]:
+        health, seen = healths[node.id], view.node_reports.get(node.id)
+        must_go = node.draining or health.health in (Health.GONE, Health.FAILED_DISK)
+        stuck = _stuck(view, main, node.id, load, usable) if main and must_go else []
+        return {
+            "id": node.id,
+            "az": node.az,
+            "address": node.address,
+            "health": health.health,
+            "why": health.why,
+            "draining": node.draining,
+            "segments": load[node.id],
+            "stuck": stuck,
+            "free_bytes": seen.report.free_bytes if seen else None,
+            "sync_us": seen.report.sync_us if seen else None,
+        }
+
+    return [row(node) for node in view.nodes]
+
+
+def _stuck(
+    view: View, volume: Volume, node: NodeId, load: Mapping[NodeId, int], usable: Collection[NodeId]
+) -> list[dict[str, Any]]:
+    """The node's segments that no other node has room for."""
+    held = [
+        (group, member.slot)
+        for group in volume.groups
+        for member in group.voters
+        if member.node == node and all(other.slot != member.slot for other in group.replacements)
+    ]
+    return [
+        {"group": group.id, "slot": slot}
+        for group, slot in held
+        if replacement_for(group, slot, view.nodes, load, usable) is None
+    ]
+
+
+def health_of_nodes(view: View) -> dict[NodeId, NodeHealth]:
+    """As the reports have it; of a local process that died a moment ago we know better."""
+    reports = {node: seen.report for node, seen in view.node_reports.items()}
+    silent_s = {node: seen.ago_s for node, seen in view.node_reports.items()} | dict(view.silent_s)
+    writers = [seen.report for id, seen in view.instance_reports.items() if _is_reachable(view, id)]
+    facts = node_facts(view.nodes, view.volumes, reports, silent_s, writers)
+    healths = node_health(facts, view.gone_after_s)
+    for node, each in healths.items():
+        dead = each.health not in (Health.GONE, Health.UNREACHABLE) and not _is_reachable(view, node)
+        if dead and facts[node].answered:
+            healths[node] = NodeHealth(Health.UNREACHABLE)
+    return healths
+
+
+def _changes(view: View, volume: Volume) -> list[dict[str, Any]]:
+    """Segments that are being replaced, and how far they are."""
+    reports = _reports_of(view, volume.id)
+    rows = []
+    for group in volume.groups:
+        for member in group.replacements:
+            voter = group.voter_of(member.slot)
+            report = reports.get((member.node, group.id))
+            fill = report.fill if report is not None else None
+            left = fill.bytes_total - fill.bytes_done if fill else 0
+            rows.append(
+                {
+                    "group": group.id,
+                    "slot": member.slot,
+                    "from": voter.node if voter else None,
+                    "to": member.node,
+                    "reason": str(member.reason),
+                    "state": _segment_state(view, member, report),
+                    "source": fill.source if fill else None,
+                    "bytes_done": fill.bytes_done if fill else None,
+                    "bytes_total": fill.bytes_total if fill else None,
+                    "bytes_per_s": fill.bytes_per_s if fill else None,
+                    "seconds_left": round(left / fill.bytes_per_s) if fill and fill.bytes_per_s else None,
+                }
+            )
+    return rows
+
+
+def _without_read_quorum(view: View, volume: Volume) -> list[dict[str, Any]]:
+    """Groups of which too few copies are there: what was not read before cannot be read, or recovered."""
+    reports = _reports_of(view, volume.id)
+    counts = ((group, _copies(view, group, reports)) for group in volume.groups)
+    return [
+        {"group": group.id, "copies": copies, "needed": READ_QUORUM, "loss_accepted": group.loss_accepted}
+        for group, copies in counts
+        if group.created_count and copies < READ_QUORUM
+    ]
+
+
+def _copies(view: View, group: Group, reports: Mapping[tuple[NodeId, GroupId], SegmentReport]) -> int:
+    states = (_segment_state(view, member, reports.get((member.node, group.id))) for member in group.voters)
+    return sum(state in ("ok", "behind") for state in states)
+
+
 def _segments(view: View, volume: Volume) -> list[dict[str, Any]]:
     reports = _reports_of(view, volume.id)
     az_of = {node.id: node.az for node in view.nodes}
@@ -181,6 +301,7 @@ def _segments(view: View, volume: Volume) -> list[dict[str, Any]]:
                 "slot": member.slot,
                 "node": member.node,
                 "az": az_of.get(member.node, ""),
+                "reason": str(member.reason) if member.reason is not None else None,
             }
             rows.append({**row, **_segment(view, member, report, furthest)})
     return rows

@@ -66,7 +66,12 @@ class Pages:
     # Read points
 
     def pin(self) -> Lsn:
-        """Take the newest read point: the VDL. It is kept readable until `unpin`."""
+        """Take the newest read point: the VDL. It is kept readable until `unpin`.
+
+        Parks while nobody confirms that this is still the newest writer. Raises LeaseExpired.
+        """
+        if not self.driver.lease_holds():
+            park(self.driver.wait_for_lease())
         read_point = self.driver.vdl
         self._pinned[read_point] = self._pinned.get(read_point, 0) + 1
         return read_point

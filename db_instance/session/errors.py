@@ -20,6 +20,7 @@ from volume.errors import (
     CorruptPage,
     CorruptRecord,
     DeadlineExceeded,
+    LeaseExpired,
     OutcomeUnknown,
     PeerUnavailable,
     QuorumLost,
@@ -80,6 +81,7 @@ OUTCOME_UNKNOWN: Final = (
 _VOLUME_STATES: Final[dict[type[VolumeError], str]] = {
     OutcomeUnknown: "08007",
     StaleEpoch: "57P02",
+    LeaseExpired: "57P03",
     TransactionTooLarge: "54000",
     VolumeBusy: "53000",
     CorruptPage: "XX001",

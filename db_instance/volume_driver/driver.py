@@ -10,11 +10,12 @@ import heapq
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from db_instance.volume_driver.batcher import Batcher, Change, Frame
 from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
-from db_instance.volume_driver.durable_frontier import DurableFrontier
+from db_instance.volume_driver.durable_frontier import DurableFrontier, Round
+from db_instance.volume_driver.lease import Lease
 from db_instance.volume_driver.node_client import NodeClient, parcels_of
 from db_instance.volume_driver.opening import Opened
 from db_instance.volume_driver.read_plan import Candidate, Latencies, read_order
@@ -24,15 +25,19 @@ from runtime.events import get_logger
 from runtime.metrics import Durations
 from runtime.transport import Transport
 from volume.errors import (
+    LeaseExpired,
     LsnCollected,
     OutcomeUnknown,
+    PeerUnavailable,
     QuorumLost,
     StaleEpoch,
+    StaleMembership,
     VolumeBusy,
     VolumeError,
 )
 from volume.ids import GroupId, Lsn, PageNumber
-from volume.limits import KIB, MIB
+from volume.limits import BEAT_S, CALL_TIMEOUT_S, KIB, LEASE_S, MIB
+from volume.quorum_set import Member, QuorumSet
 
 events = get_logger("volume_driver.driver")
 
@@ -45,7 +50,17 @@ lock, or wait for it. A lone client's commit waits for nothing."""
 
 _ROUNDS_IN_FLIGHT_MAX: Final = 64
 _WATCH_S: Final = 0.1
+_RECENT_S: Final = 10.0
 _READ_RETRY_S: Final = (0.02, 0.5)
+
+
+class NodeSeen(NamedTuple):
+    node: str
+    connected: bool
+    read_us: int
+    """0: not asked lately."""
+    behind: int
+    """LSNs that its furthest-back segment lacks of what a write quorum has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,8 @@ class VolumeDriver:
         self.more_to_come: Callable[[], bool] = lambda: False
         """Is another commit about to be made? Then a round may wait for it, for a moment."""
         self.latencies = Latencies()
+        self._read_at_s: dict[str, float] = {}
+        """When each node answered a read last, or did not."""
         self.commit_times = Durations()
         self.read_times = Durations()
         self.nodes: dict[str, NodeClient] = {}
@@ -89,6 +106,11 @@ class VolumeDriver:
         self._dice = dice
         self._settings = settings
         self._calls = SegmentCalls(transport, layout.volume, layout.epoch)
+        self._calls.timeline_epoch = opened.timeline_epoch
+        self._lease = Lease()
+        self._lease_renewed = asyncio.Event()
+        self._asking_control: asyncio.Task[None] | None = None
+        self.membership_version = 0
         self._frontier = DurableFrontier(recovered.vdl)
         self._batcher = Batcher(
             layout.volume, layout.epoch, layout.geometry, recovered.next_lsn, recovered.vdl
@@ -103,10 +125,11 @@ class VolumeDriver:
         self._gather_until: float | None = None
         self._growing: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._started = False
         for group in layout.groups:
             self._add_group(layout, group, recovered.group_ends[group])
-            for slot, scl in opened.scl.get(group, {}).items():
-                self._frontier.on_acknowledged(group, slot, scl)
+            for node, scl in opened.scl.get(group, {}).items():
+                self._frontier.on_acknowledged(group, node, scl)
 
     # What the rest of the instance asks
 
@@ -138,15 +161,39 @@ class VolumeDriver:
             return 0.0
         return self._clock.monotonic() - self._last_progress
 
-    def group_scl(self) -> dict[GroupId, list[Lsn]]:
+    def group_scl(self) -> dict[GroupId, dict[str, Lsn]]:
         return {group: self._frontier.scl(group) for group in self._candidates}
+
+    def nodes_seen(self) -> list[NodeSeen]:
+        """Each storage node as we see it."""
+        behind = dict.fromkeys(self.nodes, 0)
+        for group in self._candidates:
+            for node, scl in self._frontier.scl(group).items():
+                behind[node] = max(behind.get(node, 0), self._frontier.pgcl(group) - scl)
+        # Who was slow once is asked last from then on: an old figure tells nothing of how it is now.
+        since_s = self._clock.monotonic() - _RECENT_S
+        recent = {node for node, at_s in self._read_at_s.items() if at_s > since_s}
+        return [
+            NodeSeen(
+                node,
+                client.connected,
+                round(1e6 * self.latencies.of(node)) if node in recent else 0,
+                behind[node],
+            )
+            for node, client in self.nodes.items()
+        ]
+
+    def members(self, group: GroupId) -> QuorumSet:
+        return self._frontier.members(group)
 
     def start(self) -> None:
         """Connect to every node and watch over the waits."""
+        self._started = True
         if self.writable:
             for client in self.nodes.values():
-                self._spawn(client.run())
+                client.task = self._spawn(client.run())
         self._spawn(self._watch())
+        self._spawn(self._watch_lease())
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -159,11 +206,81 @@ class VolumeDriver:
                 future.exception()
         self._waiting = []
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         assert isinstance(task, asyncio.Task)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_ended)
+        return task
+
+    def _on_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            events.error("driver.bug", exc_info=error)
+            if not self.fenced.done():
+                # Half a driver is worse than none: the instance ends, and starts anew.
+                self.fenced.set_exception(error)
+
+    # The lease
+
+    def now_us(self) -> int:
+        return int(1e6 * self._clock.monotonic())
+
+    def lease_holds(self) -> bool:
+        """Is it certain that no newer writer has acknowledged anything?"""
+        return self._clock.monotonic() < self._lease.until_s
+
+    async def wait_for_lease(self) -> None:
+        """Before a read: return once it is certain again. Raises LeaseExpired when nobody confirms it for long."""
+        deadline = self._clock.monotonic() + self._settings.read_timeout_s
+        while not self.lease_holds():
+            left = deadline - self._clock.monotonic()
+            if self.fenced.done() or left <= 0:
+                raise LeaseExpired(
+                    "read: too few storage nodes and no control plane confirm that this is still the writer"
+                )
+            for client in self.nodes.values():
+                client.wake(beat=True)
+            self._ask_control()
+            self._lease_renewed.clear()
+            try:
+                async with asyncio.timeout(min(left, BEAT_S)):
+                    await self._lease_renewed.wait()
+            except TimeoutError:
+                continue
+
+    def on_confirmed(self, node: str, sent_us: int) -> None:
+        self._lease.on_confirmed(node, sent_us, self._frontier.members(GroupId(0)))
+        self._lease_renewed.set()
+
+    async def _watch_lease(self) -> None:
+        """Where storage alone does not confirm our epoch, the control plane may."""
+        while True:
+            if self._lease.until_s - self._clock.monotonic() < LEASE_S / 2:
+                self._ask_control()
+            await asyncio.sleep(BEAT_S)
+
+    def _ask_control(self) -> None:
+        if self._asking_control is None or self._asking_control.done():
+            self._asking_control = self._spawn(self._confirm_with_control())
+
+    def on_stale_members(self) -> None:
+        self._ask_control()
+
+    async def _confirm_with_control(self) -> None:
+        """It tells whether our epoch is the newest one granted, and who the members are."""
+        sent = self._clock.monotonic()
+        try:
+            layout = await self._control.confirm(self.epoch, timeout_s=CALL_TIMEOUT_S)
+        except StaleEpoch as error:
+            self.on_fenced(error)
+            return
+        except VolumeError:
+            return  # it may be down: then storage has to do
+        self._lease.on_granted(sent)
+        self._lease_renewed.set()
+        for group, members in layout.groups.items():
+            self.on_members(group, members)
 
     # The write path
 
@@ -228,7 +345,7 @@ class VolumeDriver:
     def _shortage(self) -> str:
         behind = []
         for group, candidates in self._candidates.items():
-            reachable = sum(self.nodes[candidate.node].connected for candidate in candidates)
+            reachable = sum(self._is_connected(candidate.node) for candidate in candidates)
             behind.append(f"{reachable} of {len(candidates)} segments of pg{group} answer")
         return ", ".join(behind) + "; 4 are needed"
 
@@ -244,8 +361,10 @@ class VolumeDriver:
         await future
         self.commit_times.observe(self._clock.monotonic() - started)
 
-    def on_acknowledged(self, group: GroupId, slot: int, scl: Lsn) -> None:
-        completed = self._frontier.on_acknowledged(group, slot, scl)
+    def on_acknowledged(self, group: GroupId, node: str, scl: Lsn) -> None:
+        self._on_completed(group, self._frontier.on_acknowledged(group, node, scl))
+
+    def _on_completed(self, group: GroupId, completed: list[Round]) -> None:
         self._batcher.release(group, self._frontier.pgcl(group))
         if not completed:
             return
@@ -289,21 +408,53 @@ class VolumeDriver:
 
     def _add_group(self, layout: VolumeLayout, group: GroupId, end: Lsn) -> None:
         members = layout.groups[group]
-        self._frontier.add_group(group, end)
+        self._frontier.add_group(group, members, end)
         self._batcher.add_group(group, end)
-        self._candidates[group] = tuple(
-            Candidate(member.slot, member.node, member.az, connected=True) for member in members
-        )
-        for member in members:
-            client = self.nodes.get(member.node)
-            if client is None:
-                client = NodeClient(
-                    member.node, member.address, self._transport, self._calls, self, self._dice
-                )
-                self.nodes[member.node] = client
-                if self._tasks and self.writable:
-                    self._spawn(client.run())
-            client.add_group(group, member.slot)
+        self._candidates[group] = _candidates(members)
+        for member in members.members:
+            self._client(member).add_group(group, member.slot)
+
+    def _client(self, member: Member) -> NodeClient:
+        client = self.nodes.get(member.node)
+        if client is None:
+            client = NodeClient(member.node, member.address, self._transport, self._calls, self, self._dice)
+            self.nodes[member.node] = client
+            if self._started and self.writable:
+                client.task = self._spawn(client.run())
+        return client
+
+    # Membership
+
+    def on_members(self, group: GroupId, members: QuorumSet) -> None:
+        """A group has other members. What is in flight must now be written to those, old and new."""
+        if group not in self._candidates:
+            return  # one that the control plane has made, and nobody writes to yet
+        before = self._frontier.members(group)
+        if members.epoch <= before.epoch:
+            return
+        events.info("group.members", group=group, membership=members.epoch, changes=members.changes)
+        completed = self._frontier.change_members(group, members)
+        self._candidates[group] = _candidates(members)
+        self.membership_version += 1
+        for member in members.members:
+            known = before.of(member.node)
+            if known is None or (member.filling and not known.filling):
+                self._client(member).add_group(group, member.slot)
+        for member in before.members:
+            if members.of(member.node) is None:
+                self._leave(self.nodes[member.node], group)
+        for client in self.nodes.values():
+            client.wake()
+        if group == 0:
+            self._lease.on_members(members)
+        self._on_completed(group, completed)
+
+    def _leave(self, client: NodeClient, group: GroupId) -> None:
+        client.remove_group(group)
+        if not client.groups:
+            del self.nodes[client.node]
+            if client.task is not None:
+                client.task.cancel()
 
     @property
     def pages_per_group(self) -> int:
@@ -332,12 +483,20 @@ class VolumeDriver:
     async def reachable_segments(self) -> int:
         """Of the group that answers worst: how many segments promise our epoch now."""
         counts = []
-        for group, candidates in self._candidates.items():
+        for group in self._candidates:
+            quorum = self._frontier.members(group)
             answers = await asyncio.gather(
-                *(self._calls.promise(self.nodes[c.node].address, group, c.slot) for c in candidates),
+                *(self._calls.promise(member, group, quorum.epoch) for member in quorum.members),
                 return_exceptions=True,
             )
-            counts.append(sum(not isinstance(answer, BaseException) for answer in answers))
+            promised = {
+                member.node
+                for member, answer in zip(quorum.members, answers, strict=True)
+                if not isinstance(answer, BaseException)
+            }
+            if any(isinstance(answer, StaleMembership) for answer in answers):
+                self._ask_control()
+            counts.append(quorum.count(promised))
         return min(counts)
 
     # Reads
@@ -374,7 +533,7 @@ class VolumeDriver:
     ) -> list[tuple[Lsn, bytes]]:
         required = self._frontier.durable_end(group)
         candidates = [
-            candidate._replace(connected=self.nodes[candidate.node].connected or not self.writable)
+            candidate._replace(connected=self._is_connected(candidate.node) or not self.writable)
             for candidate in self._candidates[group]
         ]
         order = read_order(candidates, self._frontier.scl(group), required, self._settings.az, self.latencies)
@@ -404,16 +563,27 @@ class VolumeDriver:
                 task.cancel()
         raise reason
 
+    def _is_connected(self, node: str) -> bool:
+        client = self.nodes.get(node)
+        return client is not None and client.connected
+
     async def _read_from(
         self, candidate: Candidate, group: GroupId, pages: list[PageNumber], read_lsn: Lsn, required: Lsn
     ) -> list[tuple[Lsn, bytes]] | VolumeError:
         started = self._clock.monotonic()
-        address = self.nodes[candidate.node].address
+        client = self.nodes.get(candidate.node)
+        if client is None:
+            return PeerUnavailable(f"read from {candidate.node}: it is no member any more")
         try:
-            return await self._calls.read_pages(address, group, read_lsn, required, pages)
+            return await self._calls.read_pages(client.address, group, read_lsn, required, pages)
         except VolumeError as error:
             return error
         finally:
             took_s = self._clock.monotonic() - started
             self.latencies.observe(candidate.node, took_s)
+            self._read_at_s[candidate.node] = started + took_s
             self.read_times.observe(took_s)
+
+
+def _candidates(members: QuorumSet) -> tuple[Candidate, ...]:
+    return tuple(Candidate(each.slot, each.node, each.az, connected=True) for each in members.voters)

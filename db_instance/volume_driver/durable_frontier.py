@@ -13,7 +13,8 @@ from collections import deque
 from typing import NamedTuple
 
 from volume.ids import LSN_ZERO, GroupId, Lsn
-from volume.quorum import COPIES, group_complete_lsn
+from volume.quorum import WRITE_QUORUM
+from volume.quorum_set import QuorumSet
 
 
 class Round(NamedTuple):
@@ -30,7 +31,8 @@ class DurableFrontier:
         self.vcl = vdl
         self.vdl = vdl
         self.last_sealed = vdl
-        self._scl: dict[GroupId, list[Lsn]] = {}
+        self._members: dict[GroupId, QuorumSet] = {}
+        self._scl: dict[GroupId, dict[str, Lsn]] = {}
         self._pgcl: dict[GroupId, Lsn] = {}
         self._durable_end: dict[GroupId, Lsn] = {}
         self._rounds: deque[Round] = deque()
@@ -40,18 +42,34 @@ class DurableFrontier:
         """Rounds sealed and not yet complete."""
         return len(self._rounds)
 
-    def add_group(self, group: GroupId, end: Lsn) -> None:
+    def add_group(self, group: GroupId, members: QuorumSet, end: Lsn) -> None:
         """A group whose records up to `end` are durable at a write quorum."""
         assert group not in self._scl
-        self._scl[group] = [LSN_ZERO] * COPIES
+        self._members[group] = members
+        self._scl[group] = {member.node: LSN_ZERO for member in members.members}
         self._pgcl[group] = LSN_ZERO
         self._durable_end[group] = end
+
+    def members(self, group: GroupId) -> QuorumSet:
+        return self._members[group]
+
+    def change_members(self, group: GroupId, members: QuorumSet) -> list[Round]:
+        """The group has other members from now on; rounds that this completes. What was durable stays so."""
+        assert members.epoch > self._members[group].epoch
+        self._members[group] = members
+        known = self._scl[group]
+        self._scl[group] = {
+            # A replacement may be on the node of the segment that is gone: what that one had does not count.
+            member.node: LSN_ZERO if member.filling else known.get(member.node, LSN_ZERO)
+            for member in members.members
+        }
+        return self._recount(group)
 
     def pgcl(self, group: GroupId) -> Lsn:
         return self._pgcl[group]
 
-    def scl(self, group: GroupId) -> list[Lsn]:
-        """The six SCLs as last heard, by slot."""
+    def scl(self, group: GroupId) -> dict[str, Lsn]:
+        """The SCLs as last heard, by node."""
         return self._scl[group]
 
     def durable_end(self, group: GroupId) -> Lsn:
@@ -63,14 +81,19 @@ class DurableFrontier:
         self.last_sealed = round_.last_lsn
         self._rounds.append(round_)
 
-    def on_acknowledged(self, group: GroupId, slot: int, scl: Lsn) -> list[Round]:
+    def on_acknowledged(self, group: GroupId, node: str, scl: Lsn) -> list[Round]:
         """Take one acknowledgement; the rounds that it completed. Late and repeated ones do no harm."""
         seen = self._scl[group]
-        if scl <= seen[slot]:
-            return []
-        seen[slot] = scl
-        pgcl = group_complete_lsn(seen)
-        if pgcl == self._pgcl[group]:
+        if scl <= seen.get(node, scl):
+            return []  # known, or of a node that is no member any more
+        seen[node] = scl
+        return self._recount(group)
+
+    def _recount(self, group: GroupId) -> list[Round]:
+        members, seen = self._members[group], self._scl[group]
+        # Nearly always nobody is being replaced: then the fourth highest of the six is the PGCL.
+        pgcl = members.complete_lsn(seen) if members.changes else sorted(seen.values())[-WRITE_QUORUM]
+        if pgcl <= self._pgcl[group]:
             return []
         self._pgcl[group] = pgcl
         return self._advance()

@@ -9,7 +9,7 @@ segment then fetches it from its peers.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Protocol
 
 from db_instance.volume_driver.batcher import Frame
@@ -17,9 +17,10 @@ from db_instance.volume_driver.segment_calls import SegmentCalls
 from proto import storage_pb2
 from runtime.events import get_logger
 from runtime.transport import Stream, Transport
-from volume.errors import InvalidRequest, SegmentFailed, StaleEpoch, VolumeError
+from volume.errors import InvalidRequest, StaleEpoch, StaleMembership, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
-from volume.limits import APPEND_MESSAGE_BYTES_MAX, KIB, MIB
+from volume.limits import APPEND_MESSAGE_BYTES_MAX, BEAT_S, KIB, MIB
+from volume.quorum_set import Member, QuorumSet, problem_with
 from volume.timeline import Timeline
 
 events = get_logger("volume_driver.node_client")
@@ -30,7 +31,6 @@ _QUEUE_BYTES_MAX: Final = 16 * MIB
 _SHARED_BYTES_MAX: Final = 64 * KIB
 """Larger messages are made anew for each node: copying them is cheap, keeping them is not."""
 
-_HEARTBEAT_S: Final = 1.0
 _RECONNECT_S: Final = (0.05, 1.0)
 _FAILED_SEGMENT_RETRY_S: Final = 2.0
 
@@ -46,9 +46,16 @@ class Owner(Protocol):
     def vdl(self) -> Lsn: ...
     @property
     def read_floor(self) -> Lsn: ...
+    @property
+    def membership_version(self) -> int: ...
+    def now_us(self) -> int: ...
+    def members(self, group: GroupId) -> QuorumSet: ...
     def retained(self, group: GroupId) -> list[Frame]: ...
     def pgcl(self, group: GroupId) -> Lsn: ...
-    def on_acknowledged(self, group: GroupId, slot: int, scl: Lsn) -> None: ...
+    def on_acknowledged(self, group: GroupId, node: str, scl: Lsn) -> None: ...
+    def on_confirmed(self, node: str, sent_us: int) -> None: ...
+    def on_members(self, group: GroupId, members: QuorumSet) -> None: ...
+    def on_stale_members(self) -> None: ...
     def on_fenced(self, reason: StaleEpoch) -> None: ...
 
 
@@ -108,28 +115,57 @@ class NodeClient:
         self._calls = calls
         self._owner = owner
         self._dice = dice
+        self.task: asyncio.Task[None] | None = None
         self._slots: dict[GroupId, int] = {}
+        self._joined: set[GroupId] = set()
+        """Groups whose segment here takes our log; one that has failed is asked again after a while."""
+        self._told = -1
+        """The version of the memberships that this stream was told."""
         self._queue: deque[Parcel] = deque()
         self._queue_bytes = 0
         self._in_flight: dict[GroupId, deque[Frame]] = {}
         self._in_flight_bytes = 0
         self._wake = asyncio.Event()
         self._rejoin = False
-        self._heartbeat_due = False
+        self._beat_due = False
+
+    @property
+    def groups(self) -> Collection[GroupId]:
+        return self._slots.keys()
 
     def add_group(self, group: GroupId, slot: int) -> None:
         """The node hosts a segment of this group. A running stream is begun anew, to join it."""
         self._slots[group] = slot
-        self.acks[SegmentId(group, slot)] = 0
+        self.acks.setdefault(SegmentId(group, slot), 0)
+        self.rejoin()
+
+    def remove_group(self, group: GroupId) -> None:
+        """The node hosts no segment of this group any more."""
+        self._slots.pop(group, None)
+        self._leave(group)
+
+    def _leave(self, group: GroupId) -> None:
+        """Nothing of this group is sent, or waited for, on this stream."""
+        self._joined.discard(group)
+        for frame in self._in_flight.pop(group, ()):
+            self._in_flight_bytes -= len(frame.data)
+        self._wake.set()
+
+    def rejoin(self) -> None:
         self._rejoin = True
+        self._wake.set()
+
+    def wake(self, *, beat: bool = False) -> None:
+        """There is something new to tell; or a confirmation is wanted at once."""
+        self._beat_due |= beat
         self._wake.set()
 
     def offer(self, parcel: Parcel) -> None:
         """Send this, in order. Frames of groups that the node does not host are passed over."""
         if not self.connected:
             return  # connecting takes what is retained, this among it
-        if not self._slots.keys() >= parcel.groups:
-            parcel = Parcel([frame for frame in parcel.frames if frame.group in self._slots])
+        if not self._joined >= parcel.groups:
+            parcel = Parcel([frame for frame in parcel.frames if frame.group in self._joined])
         if not parcel.frames:
             return
         self._queue.append(parcel)
@@ -196,28 +232,48 @@ class NodeClient:
     async def _join(self) -> None:
         """Promise and timeline at each of the node's segments; a segment that refuses is left out."""
         owner = self._owner
-        joined = 0
+        self._joined.clear()
         reason: VolumeError | None = None
-        for group, slot in list(self._slots.items()):
+        for group in list(self._slots):
+            membership = owner.members(group)
+            member = membership.of(self.node)
+            if member is None:
+                continue
             try:
-                await self._calls.promise(self.address, group, slot)
-                scl = await self._calls.install_timeline(self.address, group, owner.timeline, owner.vdl)
+                await self._calls.promise(member, group, membership.epoch)
+                installed = await self._calls.install_timeline(
+                    self.address, group, membership.epoch, owner.timeline, owner.vdl
+                )
             except StaleEpoch:
                 raise
             except VolumeError as error:
+                if isinstance(error, StaleMembership):
+                    owner.on_stale_members()
                 reason = error
                 continue
-            joined += 1
-            owner.on_acknowledged(group, slot, scl)
-        if not joined and reason is not None:
+            self._joined.add(group)
+            owner.on_acknowledged(group, self.node, installed.scl)
+        if not self._joined and reason is not None:
             raise reason
+        if reason is not None:
+            self._ask_again_later(reason)
+
+    def _ask_again_later(self, reason: VolumeError) -> None:
+        """Some segments here do not take log; the others must not wait for them."""
+        missing = sorted(self._slots.keys() - self._joined)
+        events.warning("node.segments_refuse", node=self.node, groups=missing, reason=str(reason))
+        asyncio.get_running_loop().call_later(
+            _FAILED_SEGMENT_RETRY_S * self._dice.uniform(0.5, 1.5), self.rejoin
+        )
 
     def _reset_queue(self) -> None:
-        frames = [frame for group in self._slots for frame in self._owner.retained(group)]
+        self._told = -1
+        self._beat_due = True
+        frames = [frame for group in self._joined for frame in self._owner.retained(group)]
         frames.sort(key=lambda frame: frame.last_lsn)
         self._queue = deque(Parcel([frame]) for frame in frames)
         self._queue_bytes = sum(len(frame.data) for frame in frames)
-        self._in_flight = {group: deque() for group in self._slots}
+        self._in_flight = {group: deque() for group in self._joined}
         self._in_flight_bytes = 0
         self._wake.set()
 
@@ -235,22 +291,19 @@ class NodeClient:
             heart.cancel()
 
     async def _beat(self) -> None:
-        """A node that gets no log still learns the VDL and the read floor."""
+        """Each answer prolongs our lease; and a node that gets no log still learns the VDL and the read floor."""
         while True:
-            before = self.bytes_sent
-            await asyncio.sleep(_HEARTBEAT_S)
-            self._heartbeat_due = self.bytes_sent == before
-            self._wake.set()
+            await asyncio.sleep(BEAT_S)
+            self.wake(beat=True)
 
     def _next_message(self) -> bytes | None:
         """The next parcels of the queue, as many as fit a message and the window."""
         queue = self._queue
-        if not queue or self._in_flight_bytes >= _WINDOW_BYTES:
-            due, self._heartbeat_due = self._heartbeat_due, False
-            if not due:
-                return None
+        if self._beat_due or self._told != self._owner.membership_version:
             self.messages_sent += 1
-            return _append_request(self._owner, b"")
+            return self._news()
+        if not queue or self._in_flight_bytes >= _WINDOW_BYTES:
+            return None
         taken: list[Parcel] = []
         size = 0
         while queue and (not taken or size + queue[0].size_bytes <= APPEND_MESSAGE_BYTES_MAX):
@@ -258,9 +311,10 @@ class NodeClient:
             taken.append(parcel)
             size += parcel.size_bytes
             for frame in parcel.frames:
-                self._in_flight[frame.group].append(frame)
+                if frame.group in self._in_flight:
+                    self._in_flight[frame.group].append(frame)
+                    self._in_flight_bytes += len(frame.data)
         self._queue_bytes -= size
-        self._in_flight_bytes += size
         self.bytes_sent += size
         self.messages_sent += 1
         if len(taken) == 1:
@@ -269,22 +323,51 @@ class NodeClient:
             self._owner, b"".join(frame.data for parcel in taken for frame in parcel.frames)
         )
 
+    def _news(self) -> bytes:
+        """A message without frames: our beat, and who we think the members are if that is new."""
+        owner = self._owner
+        self._beat_due = False
+        request = storage_pb2.AppendRequest(
+            volume=owner.volume,
+            epoch=owner.epoch,
+            vdl=owner.vdl,
+            read_floor=owner.read_floor,
+            beat=owner.now_us(),
+        )
+        if self._told != owner.membership_version:
+            self._told = owner.membership_version
+            for group in self._slots:
+                request.membership.add(group=group, epoch=owner.members(group).epoch)
+        return request.SerializeToString()
+
     async def _receive(self, stream: Stream) -> None:
         while (data := await stream.receive()) is not None:
             reply = storage_pb2.AppendReply.FromString(data)
-            if reply.failed_group:
-                raise SegmentFailed(
-                    f"append to {self.node}: segments of pg{list(reply.failed_group)} have failed"
-                )
+            if reply.beat:
+                self._owner.on_confirmed(self.node, reply.beat)
+            for told in reply.newer:
+                self._on_newer(told)
+            if self._joined.intersection(reply.failed_group):
+                for group in reply.failed_group:
+                    self._leave(GroupId(group))
+                self._ask_again_later(InvalidRequest("they have failed, or are not there any more"))
             if len(reply.group) != len(reply.scl):
                 raise InvalidRequest(f"read acknowledgement of {self.node}: groups and SCLs do not pair up")
             for group, scl in zip(reply.group, reply.scl, strict=True):
                 self._on_ack(GroupId(group), Lsn(scl))
 
+    def _on_newer(self, told: storage_pb2.Membership) -> None:
+        members = tuple(
+            Member(each.slot, each.node, each.address, each.az, each.filling) for each in told.member
+        )
+        if problem := problem_with(members):
+            raise InvalidRequest(f"read members of pg{told.group} from {self.node}: {problem}")
+        self._owner.on_members(GroupId(told.group), QuorumSet(told.epoch, members))
+
     def _on_ack(self, group: GroupId, scl: Lsn) -> None:
         slot = self._slots.get(group)
         if slot is None:
-            raise InvalidRequest(f"read acknowledgement of {self.node}: it hosts no segment of pg{group}")
+            return  # one that it hosted a moment ago
         # A group that has joined since: its first acknowledgement may come on the stream before the next one.
         in_flight = self._in_flight.get(group, deque())
         was_full = self._in_flight_bytes >= _WINDOW_BYTES
@@ -293,7 +376,7 @@ class NodeClient:
         if was_full:
             self._wake.set()
         self.acks[SegmentId(group, slot)] += 1
-        self._owner.on_acknowledged(group, slot, scl)
+        self._owner.on_acknowledged(group, self.node, scl)
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:

@@ -18,14 +18,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from db_instance.volume_driver.control_client import ControlClient, Member, VolumeLayout
-from db_instance.volume_driver.segment_calls import SegmentCalls
+from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
+from db_instance.volume_driver.segment_calls import Installed, SegmentCalls
 from runtime.clock import Clock
 from runtime.events import get_logger
 from runtime.transport import Transport
-from volume.errors import QuorumLost, StaleEpoch, VolumeError
-from volume.ids import GroupId, Lsn
+from volume.errors import QuorumLost, StaleEpoch, StaleMembership, VolumeError
+from volume.ids import Epoch, GroupId, Lsn
 from volume.quorum import COPIES, READ_QUORUM, WRITE_QUORUM
+from volume.quorum_set import Member, QuorumSet
 from volume.recovery import Recovered, SegmentTail, recover
 
 T = TypeVar("T")
@@ -43,110 +44,122 @@ _COMPLETION_POLL_S: Final = 0.02
 class Opened:
     layout: VolumeLayout
     recovered: Recovered
-    scl: dict[GroupId, dict[int, Lsn]]
-    """SCL by slot of the segments that have the timeline."""
+    scl: dict[GroupId, dict[str, Lsn]]
+    """SCL by node of the segments that have the timeline."""
     writable: bool
+    timeline_epoch: Epoch
+    """Segments whose timeline is older must not answer reads."""
 
 
 async def open_volume(control: ControlClient, transport: Transport, clock: Clock) -> Opened:
-    """Raises QuorumLost (fewer than three of a group answer), StaleEpoch (another writer opens it too).
+    """Raises QuorumLost (fewer than three of a group answer), StaleEpoch (another writer opens it too),
+    StaleMembership (a group's members changed meanwhile: open again).
 
     With three of six segments of some group it is opened read-only: `writable` is false.
     """
     layout = await control.open_volume()
+    granted_s = clock.monotonic()
     calls = SegmentCalls(transport, layout.volume, layout.epoch)
     started = clock.monotonic()
-    tails = [tail for found in await _in_all(layout, _promise(calls), READ_QUORUM) for tail in found]
+    promised = await _in_all(layout, _promise(calls, layout), READ_QUORUM)
+    tails = [tail for found in promised.values() for tail in found.values() if tail is not None]
     recovered = recover(tails, list(layout.groups), layout.epoch)
-    answered = {(tail.group, tail.slot) for tail in tails}
-    counts = [sum((group, slot) in answered for slot in range(COPIES)) for group in layout.groups]
-    if min(counts) < WRITE_QUORUM:
-        return Opened(layout, recovered, _scl_of(tails), writable=False)
-    scl = await _install(layout, calls, recovered)
+    if min(layout.groups[group].count(found) for group, found in promised.items()) < WRITE_QUORUM:
+        scl = {
+            group: {node: tail.scl for node, tail in found.items() if tail is not None}
+            for group, found in promised.items()
+        }
+        newest = max(tail.timeline.epoch for tail in tails)
+        return Opened(layout, recovered, scl, writable=False, timeline_epoch=newest)
+    scl, lease_left_s = await _install(layout, calls, recovered)
+    leases_end = max(clock.monotonic() + lease_left_s, granted_s + layout.lease_left_s)
     await _complete(layout, calls, recovered, scl)
+    # Whoever wrote before us answers reads until its lease ends: nothing may be acknowledged before.
+    await clock.sleep(max(0.0, leases_end - clock.monotonic()))
     took_ms = round(1000 * (clock.monotonic() - started), 1)
     events.info("volume.opened", epoch=layout.epoch, vdl=recovered.vdl, vcl=recovered.vcl, took_ms=took_ms)
-    return Opened(layout, recovered, scl, writable=True)
+    return Opened(layout, recovered, scl, writable=True, timeline_epoch=layout.epoch)
 
 
-def _promise(calls: SegmentCalls) -> "Callable[[GroupId, Member], Awaitable[SegmentTail]]":
-    return lambda group, member: calls.promise(member.address, group, member.slot)
-
-
-def _scl_of(tails: list[SegmentTail]) -> dict[GroupId, dict[int, Lsn]]:
-    found: dict[GroupId, dict[int, Lsn]] = {}
-    for tail in tails:
-        found.setdefault(tail.group, {})[tail.slot] = tail.scl
-    return found
+def _promise(
+    calls: SegmentCalls, layout: VolumeLayout
+) -> "Callable[[GroupId, Member], Awaitable[SegmentTail | None]]":
+    return lambda group, member: calls.promise(member, group, layout.groups[group].epoch)
 
 
 async def _install(
     layout: VolumeLayout, calls: SegmentCalls, recovered: Recovered
-) -> dict[GroupId, dict[int, Lsn]]:
-    async def install(group: GroupId, member: Member) -> tuple[int, Lsn]:
-        scl = await calls.install_timeline(member.address, group, recovered.timeline, recovered.known_vdl)
-        return member.slot, scl
+) -> tuple[dict[GroupId, dict[str, Lsn]], float]:
+    async def install(group: GroupId, member: Member) -> Installed:
+        return await calls.install_timeline(
+            member.address, group, layout.groups[group].epoch, recovered.timeline, recovered.known_vdl
+        )
 
     answers = await _in_all(layout, install, WRITE_QUORUM)
-    return {group: dict(found) for group, found in zip(layout.groups, answers, strict=True)}
+    scl = {group: {node: each.scl for node, each in found.items()} for group, found in answers.items()}
+    return scl, max(each.lease_left_s for found in answers.values() for each in found.values())
 
 
 async def _complete(
-    layout: VolumeLayout, calls: SegmentCalls, recovered: Recovered, scl: dict[GroupId, dict[int, Lsn]]
+    layout: VolumeLayout, calls: SegmentCalls, recovered: Recovered, scl: dict[GroupId, dict[str, Lsn]]
 ) -> None:
-    """Wait until four segments of each group hold its log up to its end. Asking makes them fetch it."""
+    """Wait until four slots of each group hold its log up to its end. Asking makes them fetch it."""
     async with asyncio.timeout(_COMPLETION_S):
-        for group, members in layout.groups.items():
+        for group, quorum in layout.groups.items():
             end = recovered.group_ends[group]
-            while sum(lsn >= end for lsn in scl[group].values()) < WRITE_QUORUM:
+            while quorum.complete_lsn(scl[group]) < end:
                 await asyncio.sleep(_COMPLETION_POLL_S)
-                for member in members:
-                    if scl[group].get(member.slot, end) < end:
-                        scl[group][member.slot] = await calls.install_timeline(
-                            member.address, group, recovered.timeline, recovered.known_vdl
+                for member in quorum.members:
+                    if scl[group].get(member.node, end) < end:
+                        found = await calls.install_timeline(
+                            member.address, group, quorum.epoch, recovered.timeline, recovered.known_vdl
                         )
+                        scl[group][member.node] = found.scl
 
 
 async def _in_all(
     layout: VolumeLayout, ask: Callable[[GroupId, Member], Awaitable[T]], needed: int
-) -> list[list[T]]:
-    return await asyncio.gather(
-        *(_in_group(group, members, ask, needed) for group, members in layout.groups.items())
+) -> dict[GroupId, dict[str, T]]:
+    found = await asyncio.gather(
+        *(_in_group(group, quorum, ask, needed) for group, quorum in layout.groups.items())
     )
+    return dict(zip(layout.groups, found, strict=True))
 
 
 async def _in_group(
-    group: GroupId, members: tuple[Member, ...], ask: Callable[[GroupId, Member], Awaitable[T]], needed: int
-) -> list[T]:
-    """Ask all six at once; the answers that came until a quorum did, and a moment longer."""
-    asked = [asyncio.ensure_future(ask(group, member)) for member in members]
-    found: list[T] = []
+    group: GroupId, quorum: QuorumSet, ask: Callable[[GroupId, Member], Awaitable[T]], needed: int
+) -> dict[str, T]:
+    """Ask all members at once; the answers, by node, that came until enough slots did, and a moment longer."""
+    asked = {asyncio.ensure_future(ask(group, member)): member for member in quorum.members}
+    found: dict[str, T] = {}
     waiting = set(asked)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _PHASE_S
+    slots = 0
     try:
         while waiting and (left := deadline - loop.time()) > 0:
             done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            for task in asked:
+            for task, member in asked.items():
                 if task in done:
-                    _take(task, found)
-            if len(found) >= needed:
+                    _take(task, member.node, found)
+            slots = quorum.count(found)
+            if slots >= needed:
                 deadline = min(deadline, loop.time() + _LATECOMERS_S)
     finally:
         for task in waiting:
             task.cancel()
-    if len(found) < needed:
+    if slots < needed:
         raise QuorumLost(
-            f"open volume: {len(found)} of {len(members)} segments of pg{group} answered, {needed} are needed"
+            f"open volume: {slots} of {COPIES} segments of pg{group} answered, {needed} are needed"
         )
     return found
 
 
-def _take(task: asyncio.Future[T], found: list[T]) -> None:
+def _take(task: asyncio.Future[T], node: str, found: dict[str, T]) -> None:
     error = task.exception()
-    if isinstance(error, StaleEpoch):
+    if isinstance(error, StaleEpoch | StaleMembership):
         raise error
     if error is not None and not isinstance(error, VolumeError):
         raise error
     if error is None:
-        found.append(task.result())
+        found[node] = task.result()

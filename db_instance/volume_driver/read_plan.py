@@ -1,9 +1,9 @@
 """Which segment to ask for a page: those whose SCL covers the read, nearest and quickest first. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from volume.ids import Lsn
+from volume.ids import LSN_ZERO, Lsn
 
 _SMOOTHING: Final = 0.1
 _FOREIGN_AZ_FACTOR: Final = 1.5
@@ -39,14 +39,14 @@ class Latencies:
 
 
 def read_order(
-    candidates: Sequence[Candidate], scl: Sequence[Lsn], required: Lsn, own_az: str, latencies: Latencies
+    candidates: Sequence[Candidate], scl: Mapping[str, Lsn], required: Lsn, own_az: str, latencies: Latencies
 ) -> list[Candidate]:
     """The segments to ask, best first. Those not known to be complete come last: they may be by now."""
 
     def rank(candidate: Candidate) -> tuple[bool, bool, float, int]:
         distance = 1.0 if candidate.az == own_az else _FOREIGN_AZ_FACTOR
         return (
-            scl[candidate.slot] < required,
+            scl.get(candidate.node, LSN_ZERO) < required,
             not candidate.connected,
             max(latencies.of(candidate.node), 1e-4) * distance,
             candidate.slot,

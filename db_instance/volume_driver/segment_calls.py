@@ -1,6 +1,6 @@
 """The single requests an instance makes of a storage node: translate, call, translate."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import lz4.block
 
@@ -11,10 +11,18 @@ from volume.errors import CorruptPage, InvalidRequest
 from volume.ids import Epoch, GroupId, Lsn, PageNumber, VolumeId
 from volume.limits import CALL_TIMEOUT_S, PAGE_SIZE_BYTES
 from volume.page import checksum
+from volume.quorum_set import Member
 from volume.recovery import SegmentTail
 from volume.timeline import Timeline
 
 _SERVICE: Final = "/sixfold.storage.Storage/"
+
+
+class Installed(NamedTuple):
+    scl: Lsn
+    """How far the segment is; gossip may raise it later."""
+    lease_left_s: float
+    """For so long the writer of an older epoch may still answer reads."""
 
 
 class SegmentCalls:
@@ -24,13 +32,23 @@ class SegmentCalls:
         self._transport = transport
         self._volume = volume
         self._epoch = epoch
+        self.timeline_epoch = Epoch(0)
+        """Segments whose timeline is older than this must not answer reads."""
         self._readers: dict[str, PageReader] = {}
 
-    async def promise(self, address: str, group: GroupId, slot: int) -> SegmentTail:
-        """Shut out older epochs at this segment, and learn what it holds. Raises StaleEpoch."""
-        request = storage_pb2.PromiseRequest(volume=self._volume, group=group, epoch=self._epoch)
+    async def promise(self, member: Member, group: GroupId, membership: int) -> SegmentTail | None:
+        """Shut out older epochs at this segment, and learn what it holds; None from one that is being filled.
+
+        Raises StaleEpoch, StaleMembership.
+        """
+        address, slot = member.address, member.slot
+        request = storage_pb2.PromiseRequest(
+            volume=self._volume, group=group, epoch=self._epoch, membership_epoch=membership
+        )
         data = await self._call(address, "Promise", request.SerializeToString())
         reply = storage_pb2.PromiseReply.FromString(data)
+        if reply.filling:
+            return None
         if len(reply.run_first) != len(reply.run_last):
             raise InvalidRequest(f"read promise of pg{group}/{slot}: runs do not pair up")
         return SegmentTail(
@@ -46,13 +64,21 @@ class SegmentCalls:
             Lsn(reply.chain_base),
         )
 
-    async def install_timeline(self, address: str, group: GroupId, timeline: Timeline, vdl: Lsn) -> Lsn:
-        """Make the timeline durable at this segment. Returns its SCL, which gossip may raise later."""
+    async def install_timeline(
+        self, address: str, group: GroupId, membership: int, timeline: Timeline, vdl: Lsn
+    ) -> Installed:
+        """Make the timeline durable at this segment. Raises StaleEpoch, StaleMembership."""
         request = storage_pb2.InstallTimelineRequest(
-            volume=self._volume, group=group, epoch=self._epoch, timeline=timeline.encode(), vdl=vdl
+            volume=self._volume,
+            group=group,
+            epoch=self._epoch,
+            timeline=timeline.encode(),
+            vdl=vdl,
+            membership_epoch=membership,
         )
         data = await self._call(address, "InstallTimeline", request.SerializeToString())
-        return Lsn(storage_pb2.InstallTimelineReply.FromString(data).scl)
+        reply = storage_pb2.InstallTimelineReply.FromString(data)
+        return Installed(Lsn(reply.scl), reply.lease_left_ms / 1000)
 
     async def read_pages(
         self, address: str, group: GroupId, read_lsn: Lsn, required_scl: Lsn, pages: list[PageNumber]
@@ -65,6 +91,7 @@ class SegmentCalls:
             read_lsn=read_lsn,
             required_scl=required_scl,
             page=pages,
+            timeline_epoch=self.timeline_epoch,
         )
         reader = self._readers.get(address)
         if reader is None:

@@ -80,6 +80,7 @@ class ImageWriting:
         self._plan = wanted
         self._timeline = timeline
         self.name = layer_map.new_name("image", wanted.lsn_from, wanted.lsn_to)
+        self.crc = 0
         self.file: File = disk.open(f"{folder}/{self.name}", create=True)
 
     def steps(self) -> Iterator[None]:
@@ -95,6 +96,7 @@ class ImageWriting:
             if lsn:
                 writer.add(PageNumber(page), lsn, content)
         writer.finish()
+        self.crc = writer.crc
 
     def _pages_of_inputs(self) -> list[Iterator[tuple[int, int]]]:
         def pages(order: int, info: LayerInfo) -> Iterator[tuple[int, int]]:

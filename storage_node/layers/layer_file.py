@@ -20,10 +20,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from runtime.disk import File
+from runtime.disk import File, Readable
 from volume.errors import CorruptPage, UnknownFormat
 from volume.ids import Lsn, PageNumber
-from volume.page import checksum
+from volume.page import checksum, more_checksum
 
 LAYER_FORMAT: Final = 2
 KIND_DELTA: Final = 1
@@ -65,6 +65,8 @@ class LayerWriter:
         self._sparse = array("I")
         self._last_page = 0
         self.pages = 0
+        self.crc = 0
+        """Of all that was written so far; once it is finished, of the file."""
 
     def add(self, page: PageNumber, lsn: Lsn, blob: bytes) -> None:
         assert page > self._last_page
@@ -87,7 +89,9 @@ class LayerWriter:
         self._entries = bytearray()
 
     def _flush(self) -> None:
-        self._file.append(bytes(self._buffer))
+        data = bytes(self._buffer)
+        self._file.append(data)
+        self.crc = more_checksum(self.crc, data)
         self._written += len(self._buffer)
         self._buffer = bytearray()
 
@@ -112,7 +116,7 @@ class LayerWriter:
 class LayerReader:
     """Looks pages up. Raises CorruptPage for whatever does not match its checksum."""
 
-    def __init__(self, file: File, name: str) -> None:
+    def __init__(self, file: Readable, name: str) -> None:
         self._file = file
         self.name = name
         if file.size < _HEADER.size + _FOOTER.size:
@@ -167,11 +171,11 @@ class LayerReader:
             for fields in _ENTRY.iter_unpack(self._block(number)):
                 yield Entry(*fields[:5])
 
-    def verify(self) -> Iterator[None]:
-        """Check every block and blob; a step for each blob. Raises CorruptPage."""
+    def verify(self) -> Iterator[int]:
+        """Check every block and blob; a step for each blob, of so many bytes. Raises CorruptPage."""
         for entry in self.entries():
             self.blob(entry)
-            yield
+            yield entry.size
 
     def _block(self, number: int) -> bytes:
         block = self._read(self._index_offset + number * _BLOCK_BYTES, _BLOCK_BYTES)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import lz4.block
 
-from runtime.disk import Disk, File
+from runtime.disk import Disk, File, FromTheMedium
 from storage_node.layers.layer_file import KIND_DELTA, KIND_IMAGE, LayerReader, LayerWriter
 from volume.errors import CorruptPage, VolumeError
 from volume.ids import LSN_ZERO, Epoch, Lsn, PageNumber
@@ -49,6 +49,8 @@ class LayerInfo:
     """Inclusive."""
     page_count: int
     size_bytes: int
+    crc: int = 0
+    """crc32c of the file; 0 for one that an older release wrote."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,6 +71,9 @@ class LayerMap:
         self._folder = folder
         self._readers: dict[str, LayerReader] = {}
         self._count = 0
+        self._pins: dict[str, int] = {}
+        self._doomed: set[str] = set()
+        """Retired while a peer copies them: removed once it has."""
         self._ends: dict[str, Lsn] = {}
         """Of delta layers whose end is annulled: the last LSN that counts, in the timeline of `_ends_in`."""
         self._ends_in = Epoch(0)
@@ -153,9 +158,9 @@ class LayerMap:
         await file.sync()
         await self._disk.sync_folder(self._folder)
         file.close()
-        return self.add(name)
+        return self.add(name, writer.crc)
 
-    def add(self, name: str) -> LayerInfo:
+    def add(self, name: str, crc: int) -> LayerInfo:
         """Take a layer that is complete on disk into the map."""
         reader = self._reader(name)
         info = LayerInfo(
@@ -165,6 +170,7 @@ class LayerMap:
             reader.lsn_to,
             reader.page_count,
             reader.size_bytes,
+            crc,
         )
         self._readers[name] = reader
         self.layers = tuple(_newest_first([*self.layers, info]))
@@ -181,7 +187,10 @@ class LayerMap:
             reader = self._readers.pop(name, None)
             if reader is not None:
                 reader.close()
-            self._disk.remove(f"{self._folder}/{name}")
+            if name in self._pins:
+                self._doomed.add(name)
+            else:
+                self._disk.remove(f"{self._folder}/{name}")
 
     # Reading
 
@@ -223,6 +232,10 @@ class LayerMap:
     def reader(self, name: str) -> LayerReader:
         return self._readers[name]
 
+    def open_again(self, name: str) -> LayerReader:
+        """One that reads all of the layer from the medium. Raises OSError, CorruptPage, UnknownFormat."""
+        return LayerReader(FromTheMedium(self._disk.open(f"{self._folder}/{name}")), name)
+
     def records_of(self, name: str) -> list[RedoRecord]:
         """All records of one delta layer, ascending."""
         reader = self._readers[name]
@@ -255,12 +268,28 @@ class LayerMap:
         """A file for a layer that is copied here; `add` takes it into the map."""
         return self._disk.open(f"{self._folder}/{name}", create=True)
 
-    def chunk(self, name: str, offset: int, size: int) -> bytes:
-        file = self._disk.open(f"{self._folder}/{name}")
-        try:
-            return file.read(offset, size)
-        finally:
-            file.close()
+    def pin(self, names: Sequence[str]) -> Callable[[], None]:
+        """Keep these files, even when they are retired, until the answer is called."""
+        for name in names:
+            self._pins[name] = self._pins.get(name, 0) + 1
+
+        def unpin() -> None:
+            for name in names:
+                self._pins[name] -= 1
+                if not self._pins[name]:
+                    del self._pins[name]
+                    if name in self._doomed:
+                        self._doomed.discard(name)
+                        self._disk.remove(f"{self._folder}/{name}")
+
+        return unpin
+
+    def has(self, name: str) -> bool:
+        return name in self._readers or name in self._pins
+
+    def open_file(self, name: str) -> File:
+        """To read it as it lies on disk."""
+        return self._disk.open(f"{self._folder}/{name}")
 
     def close(self) -> None:
         for reader in self._readers.values():

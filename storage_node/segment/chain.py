@@ -75,6 +75,11 @@ class Chain:
                 f"append in epoch {epoch}: the timeline here is of epoch {self.timeline.epoch}"
             )
 
+    def check_writer_not_outrun(self, epoch: Epoch) -> None:
+        """Is nobody newer than this writer promised? Raises StaleEpoch."""
+        if epoch < self.promised:
+            raise StaleEpoch(f"beat in epoch {epoch}: epoch {self.promised} is promised")
+
     def offer(self, header: FrameHeader, frame: bytes) -> Taken:
         """A frame that was checked. Nothing to append if it is known, annulled, or of no use yet."""
         if header.epoch > self.timeline.epoch:

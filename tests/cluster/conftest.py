@@ -15,9 +15,17 @@ def instance_options() -> tuple[str, ...]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, instance_options: tuple[str, ...]) -> Iterator[Cluster]:
+def control_options() -> tuple[str, ...]:
+    """The same of the control plane."""
+    return ()
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path, instance_options: tuple[str, ...], control_options: tuple[str, ...]
+) -> Iterator[Cluster]:
     made = Cluster(tmp_path)
-    made.configure(*instance_options)
+    made.configure(*instance_options, control=control_options)
     try:
         made.up()
         yield made

@@ -49,10 +49,11 @@ class Cluster:
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    def configure(self, *options: str) -> None:
-        """Before the first `up`: more words for the command line of the db instance."""
+    def configure(self, *options: str, control: tuple[str, ...] = ()) -> None:
+        """Before the first `up`: more words for the command lines of the db instance and the control plane."""
         spec = cluster_spec(_SEGMENT_BYTES, self._base_port, None)
-        processes = (replace(each, options=options if each.sql else ()) for each in spec.processes)
+        by_role = {"instance": options, "control": control}
+        processes = (replace(each, options=by_role.get(each.role, ())) for each in spec.processes)
         self.folder.make()
         self.folder.save(replace(spec, processes=tuple(processes)))
 

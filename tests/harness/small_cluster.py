@@ -1,6 +1,7 @@
-"""The whole database in one process: real engine, driver and six storage nodes, for tests with sockets.
+"""The whole database in one process: real engine, driver, control plane and six storage nodes, for tests with
+sockets.
 
-Nothing of ours is replaced. The nodes stand on the simulated disks and the simulated network of
+Nothing of ours is replaced. All stand on the simulated disks and the simulated network of
 tests/simulation, without their delays and on the test's own event loop, so that a test can cut or kill
 nodes in the middle of a statement and psycopg can talk to the rest over loopback.
 """
@@ -10,6 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from control_plane.agents import Agents
+from control_plane.cluster.model import Node, NodeId
+from control_plane.metadata.embedded import EmbeddedMetadata
+from control_plane.observer import Observer
+from control_plane.server import ControlServer, own_facts
+from control_plane.volumes import Volumes
 from db_instance.config import InstanceConfig
 from db_instance.engine.engine import Engine
 from db_instance.instance import Instance
@@ -18,12 +25,10 @@ from runtime.clock import RealClock
 from runtime.transport import Server
 from storage_node.node import StorageNode
 from storage_node.server import StorageService
-from tests.simulation import sim_control
 from tests.simulation.process import Process
-from tests.simulation.sim_control import SimControl
 from tests.simulation.sim_disk import SimDisk
 from tests.simulation.sim_transport import Network
-from volume.limits import MIB
+from volume.limits import LEASE_S, MIB
 from volume.quorum import COPIES, WRITE_QUORUM
 
 ZONES: Final = {"s1": "az1", "s2": "az1", "s3": "az2", "s4": "az2", "s5": "az3", "s6": "az3"}
@@ -32,12 +37,33 @@ _GROUP_BYTES: Final = 16 * MIB
 """pgbench's tables fit one protection group; growth has tests of its own."""
 
 _ENOUGH_TO_STALL: Final = COPIES - WRITE_QUORUM + 1
+_CONTROL: Final = "control:1"
+
+
+class PassingClock(RealClock):
+    """Real time, of which some may pass at once: between two instances, until the first one's lease is over."""
+
+    def __init__(self) -> None:
+        self._passed_s = 0.0
+
+    def let_pass(self, seconds: float) -> None:
+        self._passed_s += seconds
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._passed_s
 
 
 @dataclass(slots=True)
 class _Node:
     service: StorageNode
     server: Server
+
+
+@dataclass(slots=True)
+class _Control:
+    metadata: EmbeddedMetadata
+    observer: Observer
+    volumes: Volumes
 
 
 class SmallCluster:
@@ -48,20 +74,26 @@ class SmallCluster:
         self._network = Network(self._dice)
         self._network.faults.latency_s = (0.0, 0.0)
         self._nodes: dict[str, _Node] = {}
+        self._clock = PassingClock()
+        self._control: _Control | None = None
         self._instance: Instance | None = None
         self._started = 0
 
     async def start(self) -> None:
         for name in ZONES:
             await self._start_node(name)
-        host = self._network.host("control", Process("control"))
-        await SimControl(host, self._dice, list(ZONES.items()), _GROUP_BYTES).start()
+        await self._start_control()
+        self._clock.let_pass(LEASE_S)  # nobody remembers what was granted before a start
         await self.open()
 
     async def stop(self) -> None:
         await self.close()
         for name in list(self._nodes):
             await self.kill_node(name)
+        if self._control is not None:
+            await self._control.volumes.close()
+            await self._control.observer.close()
+            await self._control.metadata.close()
         assert not self._network.bugs, self._network.bugs
 
     async def open(self) -> Engine:
@@ -73,7 +105,7 @@ class SmallCluster:
             id=name,
             az="az1",
             dir=self._folder,
-            control=sim_control.ADDRESS,
+            control=_CONTROL,
             listen="",
             sql="",
             metrics="",
@@ -82,7 +114,7 @@ class SmallCluster:
             max_connections=100,
         )
         host = self._network.host(name, Process(name))
-        self._instance = Instance(config, host, RealClock(), self._dice)
+        self._instance = Instance(config, host, self._clock, self._dice)
         return await self._instance.open()
 
     async def close(self) -> None:
@@ -90,6 +122,7 @@ class SmallCluster:
         if self._instance is not None:
             await self._instance.close()
             self._instance = None
+            self._clock.let_pass(LEASE_S)
 
     @property
     def engine(self) -> Engine:
@@ -128,8 +161,23 @@ class SmallCluster:
         disk = SimDisk(self._dice)
         disk.faults.sync_s = (0.0, 0.0)
         host = self._network.host(name, Process(name))
-        service = StorageNode(name, ZONES[name], disk, host, RealClock(), self._dice)
+        service = StorageNode(name, ZONES[name], disk, host, self._clock, self._dice)
         await service.open()
         server = await host.serve(f"{name}:1", StorageService(service).handlers())
         service.start()
         self._nodes[name] = _Node(service, server)
+
+    async def _start_control(self) -> None:
+        """Without its supervisor: nothing is replaced that a test has killed."""
+        host = self._network.host("control", Process("control"))
+        metadata = EmbeddedMetadata(self._folder / "metadata.db")
+        await metadata.put_nodes([Node(NodeId(name), az, f"{name}:1") for name, az in ZONES.items()], [])
+        agents = Agents(host)
+        observer = Observer(agents, metadata, self._clock)
+        volumes = Volumes(metadata, agents, observer, self._clock)
+        self._control = _Control(metadata, observer, volumes)
+        own = own_facts("control", _CONTROL)
+        edge = ControlServer(own, "small", metadata, volumes, observer, agents, None, lambda: None)
+        await host.serve(_CONTROL, edge.handlers())
+        await observer.look(1.0)
+        await volumes.create_main(_GROUP_BYTES)

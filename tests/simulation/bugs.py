@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from tests.simulation.simulation import simulate
 
 SEEDS_MAX: Final = 400
 _AT_ONCE: Final = 8
-_SECONDS: Final = 5.0
+_SEED_S_MAX: Final = 30
+"""Of real time; a sound run takes half a second. A bug may as well show as a world that stands still."""
 
 
 def quorum_of_three() -> None:
@@ -117,10 +119,23 @@ def gaps_not_checked() -> None:
     Chain.offer = offer  # type: ignore[method-assign]
 
 
-def frames_not_checked_on_opening() -> None:
+def checksums_not_checked() -> None:
+    """Neither of frames read back nor of the pages that they make."""
     import storage_node.hot_log as hot_log
+    import storage_node.layers.layer_map as layer_map
+    import storage_node.segment_store as segment_store
+    from volume.errors import CorruptPage
 
     hot_log.check_against = lambda header, frame: None  # type: ignore[assignment]
+    apply_record = layer_map.apply_record
+
+    def believing(page: bytes, record: Any) -> bytes:
+        try:
+            return apply_record(page, record)
+        except CorruptPage:
+            return page
+
+    layer_map.apply_record = segment_store.apply_record = believing
 
 
 def layers_not_checked() -> None:
@@ -231,27 +246,6 @@ def reads_of_segments_that_are_behind() -> None:
     SegmentStore.read = lambda self, page, lsn, required: read(self, page, lsn, 0)  # type: ignore[method-assign, arg-type]
 
 
-def frames_of_later_epochs_taken() -> None:
-    from storage_node.segment.chain import Chain
-
-    offer = Chain.offer
-    Chain.offer = lambda self, header, frame: offer(  # type: ignore[method-assign]
-        self, header._replace(epoch=min(header.epoch, self.timeline.epoch)), frame
-    )
-
-
-def adopted_without_looking_again() -> None:
-    from storage_node.segment_store import SegmentStore
-
-    async def adopt(self: Any, names: Any, complete: Any, timeline: Any) -> bool:
-        async with self.lock:
-            self.chain.scl = min(self.chain.scl, complete - 1)
-            await self._replace_layers(names, complete, self.chain.jump(complete))
-            return True
-
-    SegmentStore.adopt = adopt  # type: ignore[method-assign]
-
-
 def staged_pages_outlive_a_rollback() -> None:
     from db_instance.engine.vfs import VolumeFile
 
@@ -267,6 +261,84 @@ def staged_pages_outlive_a_rollback() -> None:
     VolumeFile.discard = lambda self: None  # type: ignore[method-assign]
 
 
+def stale_membership_accepted() -> None:
+    import storage_node.server as server
+    from storage_node.segment_store import SegmentStore
+
+    SegmentStore.check_membership = lambda self, epoch: None  # type: ignore[method-assign]
+    server._FIRST_MEMBERSHIP = 1 << 60  # type: ignore[misc]
+    server.AppendStream._learn = lambda self, told: None  # type: ignore[method-assign]
+
+
+def replacement_votes_at_once() -> None:
+    from storage_node.segment_store import SegmentStore
+
+    SegmentStore.filling = property(lambda self: False)  # type: ignore[assignment, method-assign]
+
+
+def any_member_of_a_slot_suffices() -> None:
+    from volume.quorum import COPIES
+    from volume.quorum_set import QuorumSet
+
+    def slot_lsns(self: Any, scl_by_node: Any) -> Any:
+        lsns = [0] * COPIES
+        for member in self.members:
+            lsns[member.slot] = max(lsns[member.slot], scl_by_node.get(member.node, 0))
+        return lsns
+
+    QuorumSet.slot_lsns = slot_lsns  # type: ignore[method-assign]
+    QuorumSet.slots_where = lambda self, done: {m.slot for m in self.members if done(m)}  # type: ignore[method-assign]
+
+
+def finished_before_it_is_filled() -> None:
+    from control_plane.cluster.membership import _Planner
+
+    _Planner._is_filled = lambda self, volume, group, member, fence: member.created  # type: ignore[method-assign]
+
+
+def lost_segment_made_anew() -> None:
+    """An empty segment in the place of one that is gone, with its vote, and without its promises."""
+    import control_plane.volumes as volumes
+    from control_plane.cluster.reconcile import CreateSegment
+
+    def plan(all_volumes: Any, answering: Any) -> Any:
+        return [
+            CreateSegment(volume, group, member)
+            for volume in all_volumes
+            for group in volume.groups
+            for member in group.members
+            if member.node in answering
+        ]
+
+    volumes.plan_segments = plan
+
+
+def lease_ignored() -> None:
+    from db_instance.volume_driver.driver import VolumeDriver
+
+    VolumeDriver.lease_holds = lambda self: True  # type: ignore[method-assign]
+
+
+def leases_not_waited_for() -> None:
+    from storage_node.node import StorageNode
+
+    StorageNode.lease_left_s = lambda self, volume, epoch: 0.0  # type: ignore[method-assign]
+
+
+def evicted_above_the_vdl() -> None:
+    from db_instance.engine.page_cache import PageCache
+
+    on_vdl = PageCache.on_vdl
+    PageCache.on_vdl = lambda self, vdl, floor: on_vdl(self, 1 << 62, 1 << 62)  # type: ignore[method-assign]
+
+
+def unlogged_acknowledged_by_scl() -> None:
+    """Segments tell how far they have taken log, not how far it is on their disk."""
+    from storage_node.segment.chain import Chain
+
+    Chain.durable_scl = property(lambda self: self.scl, lambda self, value: None)  # type: ignore[assignment, method-assign]
+
+
 BUGS: Final[tuple[Callable[[], None], ...]] = (
     quorum_of_three,
     acknowledged_before_the_sync,
@@ -277,8 +349,7 @@ BUGS: Final[tuple[Callable[[], None], ...]] = (
     truncation_not_persisted,
     truncation_ignored,
     gaps_not_checked,
-    frames_of_later_epochs_taken,
-    frames_not_checked_on_opening,
+    checksums_not_checked,
     layers_not_checked,
     read_points_ignored_by_collection,
     recovery_ignores_gaps,
@@ -289,18 +360,34 @@ BUGS: Final[tuple[Callable[[], None], ...]] = (
     two_hold_the_write_lock,
     hot_log_let_go_before_the_flush,
     reads_of_segments_that_are_behind,
-    adopted_without_looking_again,
     staged_pages_outlive_a_rollback,
+    stale_membership_accepted,
+    replacement_votes_at_once,
+    any_member_of_a_slot_suffices,
+    finished_before_it_is_filled,
+    lost_segment_made_anew,
+    lease_ignored,
+    leases_not_waited_for,
+    evicted_above_the_vdl,
+    unlogged_acknowledged_by_scl,
 )
 
 
 def _failure(seed: int) -> str | None:
     """In a process of its own, with the bug: why the seed failed."""
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(_SEED_S_MAX)
     try:
-        simulate(seed, seconds=_SECONDS)
+        simulate(seed)
     except BaseException as error:  # a bug may show as anything
         return f"{type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
     return None
+
+
+def _give_up(number: int, frame: object) -> None:
+    raise TimeoutError(f"it stands still for {_SEED_S_MAX} s")
 
 
 def seeds_until_caught(bug: Callable[[], None], seeds_max: int) -> tuple[int, str] | None:

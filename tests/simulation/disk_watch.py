@@ -5,7 +5,7 @@ Every frame that a sync makes durable passes here, and layers are read when a re
 be checked: each LSN up to its commit is on four disks, and wherever it is, it is the same record.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from storage_node.layers.layer_file import KIND_DELTA, LayerReader
 from tests.simulation.sim_disk import SimDisk
@@ -45,16 +45,42 @@ class DiskWatch:
         known = self._digest.setdefault(lsn, digest)
         assert known == digest, f"two records carry lsn {lsn}; the second is on {node}'s disk"
 
-    def missing(self, after: Lsn, up_to: Lsn) -> list[tuple[Lsn, int]]:
-        """The LSNs in (after, up_to] on fewer than four disks, with how many have them."""
-        if self._too_few(after, up_to):
+    def missing(self, after: Lsn, up_to: Lsn, members: Mapping[GroupId, set[str]]) -> list[tuple[Lsn, int]]:
+        """The LSNs in (after, up_to] on the disks of fewer than four members of their group, with how many have
+        them. Of a group whose members are not known every disk counts."""
+        if self._too_few(after, up_to, members):
             for node, disk in self._disks.items():
                 self._read_layers(node, disk.durable_copy())
-        return self._too_few(after, up_to)
+        return self._too_few(after, up_to, members)
 
-    def _too_few(self, after: Lsn, up_to: Lsn) -> list[tuple[Lsn, int]]:
-        counts = ((Lsn(lsn), len(self._holders.get(Lsn(lsn), ()))) for lsn in range(after + 1, up_to + 1))
-        return [(lsn, count) for lsn, count in counts if count < WRITE_QUORUM]
+    def too_few_of_what_counts(
+        self, up_to: Lsn, counts: Callable[[Lsn], bool], members: Mapping[GroupId, set[str]]
+    ) -> list[tuple[Lsn, int]]:
+        """Of the records that any disk has ever had, those that count and are on fewer than four members'."""
+
+        def found() -> list[tuple[Lsn, int]]:
+            known = [
+                (lsn, len(nodes & members[group] if (group := self._group[lsn]) in members else nodes))
+                for lsn, nodes in self._holders.items()
+                if lsn <= up_to
+            ]
+            return [(lsn, copies) for lsn, copies in known if copies < WRITE_QUORUM and counts(lsn)]
+
+        if found():
+            for node, disk in self._disks.items():
+                self._read_layers(node, disk.durable_copy())
+        return found()
+
+    def _too_few(self, after: Lsn, up_to: Lsn, members: Mapping[GroupId, set[str]]) -> list[tuple[Lsn, int]]:
+        found = []
+        for lsn in map(Lsn, range(after + 1, up_to + 1)):
+            holders = self._holders.get(lsn, set())
+            group = self._group.get(lsn)
+            if group in members:
+                holders = holders & members[group]
+            if len(holders) < WRITE_QUORUM:
+                found.append((lsn, len(holders)))
+        return found
 
     def _read_layers(self, node: str, disk: SimDisk) -> None:
         for path in disk.paths():

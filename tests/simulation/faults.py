@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable
 from itertools import permutations
 from typing import Final
 
+from control_plane.cluster.model import NodeId
 from tests.simulation.sim_disk import DiskFaults
 from tests.simulation.sim_transport import NetworkFaults
-from tests.simulation.world import ZONES, World
+from tests.simulation.world import World
+from volume.ids import VolumeId
 
 Fault = Callable[["Mischief"], Awaitable[None]]
 _PAUSE_S: Final = 0.8
+_VOLUME: Final = VolumeId(1)
 
 
 class Mischief:
@@ -52,6 +55,14 @@ class Mischief:
         world.trace.note("mend")
         world.network.heal()
         world.network.faults = NetworkFaults()
+        for process in [writer.process for writer in world.writers] + [
+            node.process for node in world.nodes.values() if node.process is not None
+        ]:
+            process.resume()
+        if world.control.process is None:
+            await world.control.start()
+        for name in world.nodes:
+            await world.control.metadata.set_draining(NodeId(name), False)
         for name, node in world.nodes.items():
             node.disk.faults = DiskFaults()
             if name in self._needs_restart:
@@ -60,6 +71,9 @@ class Mischief:
                 await world.start_node(name)
         if not world.writers:
             await world.start_writer()
+
+    def hosts(self) -> list[str]:
+        return [*self.world.zones, "control", *(writer.name for writer in self.world.writers)]
 
     def some_node(self) -> str:
         return self.dice.choice(sorted(self.world.nodes))
@@ -90,13 +104,13 @@ async def node_loses_power(m: Mischief) -> None:
 
 async def zone_loses_power(m: Mischief) -> None:
     zone = m.dice.choice(["az1", "az2", "az3"])
-    await m.restart([name for name, az in ZONES.items() if az == zone], power_cut=True)
+    await m.restart([name for name, az in m.world.zones.items() if az == zone], power_cut=True)
 
 
 async def zone_and_one_more_lose_power(m: Mischief) -> None:
     zone = m.dice.choice(["az1", "az2", "az3"])
-    inside = [name for name, az in ZONES.items() if az == zone]
-    other = m.dice.choice([name for name in ZONES if name not in inside])
+    inside = [name for name, az in m.world.zones.items() if az == zone]
+    other = m.dice.choice([name for name in m.world.zones if name not in inside])
     await m.restart([*inside, other], power_cut=True)
 
 
@@ -104,7 +118,7 @@ async def everything_loses_power(m: Mischief) -> None:
     writers = list(m.world.writers)
     for writer in writers:
         await m.world.stop_writer(writer)
-    await m.restart(list(ZONES), power_cut=True)
+    await m.restart(list(m.world.zones), power_cut=True)
     await m.world.start_writer()
 
 
@@ -123,9 +137,55 @@ async def writer_is_replaced_while_it_lives(m: Mischief) -> None:
         await m.world.stop_writer(writer)
 
 
+async def writer_dies_half_heard(m: Mischief) -> None:
+    """What it wrote last is on one node, or two, and they go down with it: the next one cannot know."""
+    if not m.world.writers:
+        return
+    writer = m.world.writers[-1]
+    names = m.dice.sample(sorted(m.world.nodes), m.dice.choice([1, 2]))
+    for name in m.world.nodes:
+        if name not in names:
+            m.world.network.cut(writer.name, name)
+    await asyncio.sleep(m.dice.uniform(0.2, 1.5))
+    if writer in m.world.writers:
+        await m.world.stop_writer(writer)
+    stopped = [name for name in names if m.world.nodes[name].process is not None]
+    for name in stopped:
+        await m.world.stop_node(name, power_cut=False)
+    m.world.network.heal()
+    if not m.world.writers:
+        await m.world.start_writer()
+    await asyncio.sleep(m.dice.choice([0.1, 0.5, 2.0]))
+    for name in stopped:
+        if m.world.nodes[name].process is None:
+            await m.world.start_node(name)
+
+
+async def nodes_die_amid_an_opening(m: Mischief) -> None:
+    """While a second writer opens and the first one goes on: what they promised is all that they know."""
+    epoch = m.world.control.newest_epoch
+    if len(m.world.writers) != 1:
+        return
+    await m.world.start_writer()
+    for _ in range(500):
+        if m.world.control.newest_epoch > epoch:
+            break
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(m.dice.uniform(0.0, 0.02))
+    names = m.dice.sample(sorted(m.world.nodes), m.dice.randint(1, 4))
+    for name in [name for name in names if m.world.nodes[name].process is not None]:
+        await m.world.stop_node(name, power_cut=m.dice.random() < 0.7)
+        await m.world.start_node(name)
+    if m.dice.random() < 0.5:
+        await m.world.stop_writer(m.world.writers[-1])  # so that nobody but the first one is left
+    await m.for_a_while()
+    if len(m.world.writers) < 2:
+        await m.world.start_writer()
+
+
 async def hosts_are_cut_off(m: Mischief) -> None:
     """Some hosts from the others: in one direction or both."""
-    hosts = [*ZONES, *(writer.name for writer in m.world.writers)]
+    hosts = m.hosts()
     apart = set(m.dice.sample(hosts, m.dice.randint(1, 3)))
     directions = m.dice.choice([(True, True), (True, False), (False, True)])
     for source, target in permutations(hosts, 2):
@@ -133,6 +193,21 @@ async def hosts_are_cut_off(m: Mischief) -> None:
             m.world.network.cut(source, target)
     await m.for_a_while()
     m.world.network.heal()
+
+
+async def partitions_are_swizzled(m: Mischief) -> None:
+    """A random subset is cut off one by one, and comes back in another order."""
+    hosts = m.hosts()
+    apart = m.dice.sample(hosts, m.dice.randint(2, 4))
+    for name in apart:
+        for other in hosts:
+            if other != name:
+                m.world.network.cut(name, other)
+                m.world.network.cut(other, name)
+        await asyncio.sleep(m.dice.uniform(0.0, 0.5))
+    for name in m.dice.sample(apart, len(apart)):
+        m.world.network.heal(name)
+        await asyncio.sleep(m.dice.uniform(0.0, 0.5))
 
 
 async def network_is_bad(m: Mischief) -> None:
@@ -171,6 +246,59 @@ async def disk_breaks(m: Mischief) -> None:
     await m.restart([name], power_cut=m.dice.random() < 0.5)
 
 
+async def node_stays_away(m: Mischief) -> None:
+    """For longer than the control plane's patience: where there is a spare node, it takes its place."""
+    name = m.some_node()
+    if m.world.nodes[name].process is None:
+        return
+    await m.world.stop_node(name, power_cut=m.dice.random() < 0.5)
+    await asyncio.sleep(m.dice.uniform(3.0, 9.0))
+    if m.world.nodes[name].process is None:
+        await m.world.start_node(name)
+
+
+async def disk_is_lost(m: Mischief) -> None:
+    """The node comes back with an empty disk. Only when all others hold what it held, as for bits that rot."""
+    name = m.some_node()
+    if _all_others_hold_what_is_on(m.world, name):
+        await m.world.stop_node(name, power_cut=True, disk_lost=True)
+        await asyncio.sleep(m.dice.choice([0.0, 1.0, 5.0]))
+        if m.world.nodes[name].process is None:
+            await m.world.start_node(name)
+
+
+async def node_is_drained(m: Mischief) -> None:
+    name = NodeId(m.some_node())
+    if m.world.control.process is None:
+        return
+    await m.world.control.metadata.set_draining(name, True)
+    await m.for_a_while()
+    if m.world.control.process is not None:
+        await m.world.control.metadata.set_draining(name, False)
+
+
+async def control_dies(m: Mischief) -> None:
+    if m.world.control.process is None:
+        return
+    await m.world.control.stop()
+    await asyncio.sleep(m.dice.choice([0.0, 0.5, 3.0]))
+    if m.world.control.process is None:
+        await m.world.control.start()
+
+
+async def process_is_paused(m: Mischief) -> None:
+    """SIGSTOP, and SIGCONT: a writer, a node or the control plane goes on as if no time had passed."""
+    processes = [writer.process for writer in m.world.writers]
+    processes += [node.process for node in m.world.nodes.values() if node.process is not None]
+    processes += [m.world.control.process] if m.world.control.process is not None else []
+    process = m.dice.choice([each for each in processes if not each.paused])
+    process.pause()
+    try:
+        await m.for_a_while()
+    finally:
+        process.resume()
+
+
 async def clock_jumps(m: Mischief) -> None:
     """Some machine's wall clock is set, by a second or by a year; it stays so."""
     clocks = [node.clock for node in m.world.nodes.values()] + [writer.clock for writer in m.world.writers]
@@ -178,23 +306,22 @@ async def clock_jumps(m: Mischief) -> None:
 
 
 async def bit_rots(m: Mischief) -> None:
-    """One bit in a log or layer file of a node: the same node in all of a run, stopped or running.
+    """One bit in a log or layer file or a manifest of a node, stopped or running.
 
     Only when all others hold what this node holds: a damaged copy is a lost copy, and what may go beside
-    it is for the other faults to find. A segment that finds its layers damaged says that it failed and
-    stays so for the rest of the run; damaged log is dropped and comes back from the peers.
+    it is for the other faults to find. All that is damaged is found, and comes back from the peers.
     """
-    name = m.world.rotten or m.some_node()
+    name = m.some_node()
     if not _all_others_hold_what_is_on(m.world, name):
         return
-    m.world.rotten = name
     stopped, power_cut = m.dice.random() < 0.5, m.dice.random() < 0.5
     if stopped:
         await m.world.stop_node(name, power_cut=power_cut)
     disk = m.world.nodes[name].disk
-    files = [path for path in disk.paths() if path.endswith((".layer", ".log"))]
+    files = [path for path in disk.paths() if path.endswith((".layer", ".log", "manifest"))]
     for path in m.dice.sample(files, min(len(files), m.dice.choice([1, 1, 3]))):
         disk.flip_bit(path)
+        m.world.nodes[name].damaged = True
         m.world.bits_flipped += 1
         m.world.trace.note("bit_flipped", node=name, path=path)
     if stopped and m.world.nodes[name].process is None:
@@ -203,17 +330,20 @@ async def bit_rots(m: Mischief) -> None:
 
 def _all_others_hold_what_is_on(world: World, name: str) -> bool:
     services = {each: node.service for each, node in world.nodes.items() if node.process is not None}
-    damaged = services.pop(name, None)
-    others = [service for service in services.values() if service is not None]
-    if damaged is None or len(others) < len(ZONES) - 1:
+    damaged = services.get(name)
+    groups = world.control.groups()
+    if damaged is None or not groups or any(group.replacements for group in groups):
         return False
-    return all(
-        key in other.segments
-        and other.segments[key].failed is None
-        and other.segments[key].chain.durable_scl >= segment.chain.scl
-        for key, segment in damaged.segments.items()
-        for other in others
-    )
+    for group in groups:
+        own = damaged.segments.get((_VOLUME, group.id))
+        for member in group.voters:
+            service = services.get(member.node)
+            segment = service.segments.get((_VOLUME, group.id)) if service is not None else None
+            if segment is None or segment.failed is not None:
+                return False
+            if own is not None and segment.chain.durable_scl < own.chain.scl:
+                return False
+    return True
 
 
 FAULTS: Final[list[tuple[Fault, float]]] = [
@@ -224,6 +354,8 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (everything_loses_power, 1),
     (writer_dies, 3),
     (writer_is_replaced_while_it_lives, 2),
+    (writer_dies_half_heard, 3),
+    (nodes_die_amid_an_opening, 2),
     (hosts_are_cut_off, 3),
     (network_is_bad, 3),
     (disk_is_slow, 2),
@@ -231,4 +363,10 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (disk_breaks, 1),
     (clock_jumps, 1),
     (bit_rots, 3),
+    (partitions_are_swizzled, 1),
+    (node_stays_away, 3),
+    (disk_is_lost, 3),
+    (node_is_drained, 2),
+    (control_dies, 2),
+    (process_is_paused, 3),
 ]

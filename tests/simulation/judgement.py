@@ -3,28 +3,54 @@
 import asyncio
 from typing import Final
 
+from control_plane.cluster.model import Group
 from db_instance.volume_driver.driver import VolumeDriver
 from db_instance.volume_driver.segment_calls import SegmentCalls
 from tests.simulation.process import Process
-from tests.simulation.sim_control import VOLUME
 from tests.simulation.world import World, Writer
-from volume.errors import CorruptPage, SegmentFailed, VolumeError
+from volume.errors import VolumeError
 from volume.ids import GroupId, Lsn, PageNumber, VolumeId
+from volume.quorum import COPIES
 
 _POLL_S: Final = 0.2
+_VOLUME: Final = VolumeId(1)
 _PAGES_A_READ: Final = 64
 
 
 async def judge_at_rest(world: World) -> None:
     """Raises AssertionError for what is lost, half there, or different from copy to copy."""
     writer = await _serving_writer(world)
+    await _whole_again(world)
+    writer = await _serving_writer(world)
     before = len(world.ledger.acknowledged)
     while len(world.ledger.acknowledged) < before + 5:
         await asyncio.sleep(_POLL_S)
     await world.end_clients(writer)
     await world.judge_rows(writer)
+    world.histories.judge()
     assert writer.instance.driver is not None
     await _compare_copies(world, writer.instance.driver)
+
+
+async def _whole_again(world: World) -> None:
+    """No segment is being replaced any more, and every group has six that are well."""
+    while not all(_is_whole(world, group) for group in world.control.groups()):
+        await asyncio.sleep(_POLL_S)
+
+
+def _is_whole(world: World, group: Group) -> bool:
+    if group.replacements or len(group.voters) != COPIES:
+        return False
+    for member in group.voters:
+        service = world.nodes[member.node].service
+        segment = service.segments.get((_VOLUME, group.id)) if service is not None else None
+        if (
+            segment is None
+            or segment.failed is not None
+            or segment.membership.epoch != group.membership_epoch
+        ):
+            return False
+    return True
 
 
 async def _serving_writer(world: World) -> Writer:
@@ -46,14 +72,14 @@ async def _serving_writer(world: World) -> Writer:
 
 def _serves(world: World, writer: Writer) -> bool:
     driver = writer.instance.driver
-    newest = driver is not None and driver.epoch == world.control.epoch
+    newest = driver is not None and driver.epoch == world.control.newest_epoch
     return newest and writer.opened.is_set() and writer.instance.state == "ok"
 
 
 def _is_outrun(world: World, writer: Writer) -> bool:
     """It serves in an epoch older than the last one granted, which only a repeated message was given."""
     driver = writer.instance.driver
-    return driver is not None and writer.opened.is_set() and driver.epoch < world.control.epoch
+    return driver is not None and writer.opened.is_set() and driver.epoch < world.control.newest_epoch
 
 
 async def _compare_copies(world: World, driver: VolumeDriver) -> None:
@@ -61,19 +87,17 @@ async def _compare_copies(world: World, driver: VolumeDriver) -> None:
     while driver.vdl < driver.last_lsn:
         await asyncio.sleep(_POLL_S)
     per_group = driver.pages_per_group
-    for group in range(len(world.control.groups)):
+    for group in driver.group_scl():
         first = group * per_group + 1
         for start in range(first, first + per_group, _PAGES_A_READ):
             pages = list(range(start, min(start + _PAGES_A_READ, first + per_group)))
-            await _compare_pages(world, driver, GroupId(group), pages)
+            await _compare_pages(world, driver, group, pages)
 
 
 async def _compare_pages(world: World, driver: VolumeDriver, group: GroupId, pages: list[int]) -> None:
     answers = {}
     for slot, node in world.control.members(group):
-        answer = await _read(world, driver, node, group, pages)
-        if answer is not None:
-            answers[f"pg{group}/{slot} on {node}"] = answer
+        answers[f"pg{group}/{slot} on {node}"] = await _read(world, driver, node, group, pages)
     reference = next(iter(answers.values()))
     for name, answer in answers.items():
         differing = [page for page, one, other in zip(pages, answer, reference, strict=True) if one != other]
@@ -83,29 +107,17 @@ async def _compare_pages(world: World, driver: VolumeDriver, group: GroupId, pag
 
 async def _read(
     world: World, driver: VolumeDriver, node: str, group: GroupId, pages: list[PageNumber]
-) -> list[tuple[Lsn, bytes]] | None:
-    """Asked until the copy is complete: gossip closes its gaps. None if a copy with bit rot says so."""
+) -> list[tuple[Lsn, bytes]]:
+    """Asked until the copy is complete: gossip closes its gaps, and damage is mended from the peers."""
     judge = world.network.host("judge", Process("judge"))
-    calls = SegmentCalls(judge, VolumeId(VOLUME), driver.epoch)
+    calls = SegmentCalls(judge, _VOLUME, driver.epoch)
     required = driver._frontier.durable_end(group)
     try:
         while True:
             try:
                 return await calls.read_pages(f"{node}:1", group, driver.vdl, required, pages)
             except VolumeError as error:
-                if node == world.rotten and _tells_of_damage(world, error):
-                    world.refused_reads += 1
-                    return None
                 world.trace.note("not_yet", node=node, group=group, reason=error)
                 await asyncio.sleep(_POLL_S)
     finally:
         await calls.close()
-
-
-def _tells_of_damage(world: World, error: VolumeError) -> bool:
-    """Repair from peers is not there yet: a segment with a damaged layer may stay failed, if it says so.
-
-    A node whose log or manifest is damaged in its head does not start at all.
-    """
-    assert world.rotten is not None
-    return isinstance(error, CorruptPage | SegmentFailed) or world.nodes[world.rotten].process is None

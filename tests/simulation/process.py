@@ -19,6 +19,9 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
+        self.paused = False
+        """Stopped in its tracks, as by SIGSTOP: nothing of it runs until `resume`."""
+        self.deferred: list[Callable[[], None]] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
@@ -35,11 +38,27 @@ class Process:
         context.run(current_process.set, self)
         return asyncio.get_running_loop().create_task(body(), context=context)
 
+    def pause(self) -> None:
+        assert not self.paused
+        self.paused = True
+        asyncio.get_running_loop().paused += 1  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        """Go on with all that was due meanwhile."""
+        if not self.paused:
+            return
+        self.paused = False
+        asyncio.get_running_loop().paused -= 1  # type: ignore[attr-defined]
+        deferred, self.deferred = self.deferred, []
+        for run in deferred:
+            run()
+
     async def kill(self) -> None:
         """End every task; returns when none is left."""
         self.alive = False
+        self.resume()
         for _ in range(100):
-            tasks = list(self._tasks)
+            tasks = [task for task in self._tasks if not task.done()]
             if not tasks:
                 return
             for task in tasks:

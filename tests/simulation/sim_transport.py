@@ -74,8 +74,9 @@ class Network:
         self._cuts.add((source, target))
         asyncio.get_running_loop().call_later(KEEP_ALIVE_S, self._keep_alive, source, target)
 
-    def heal(self) -> None:
-        self._cuts.clear()
+    def heal(self, host: str | None = None) -> None:
+        """All cuts, or those of one host."""
+        self._cuts = {cut for cut in self._cuts if host is not None and host not in cut}
 
     def is_cut(self, source: str, target: str) -> bool:
         return (source, target) in self._cuts

@@ -70,6 +70,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.now = 0.0
         self.created = 0
+        self.paused = 0
+        """Processes that are stopped in their tracks."""
         self.failures: list[str] = []
         """What nobody handled: exceptions of callbacks and of tasks that were not awaited."""
         self._selector = _JumpingSelector(self)
@@ -81,6 +83,35 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def jump(self) -> None:
         self.now = max(self.now, self._scheduled[0]._when)  # type: ignore[attr-defined]
+
+    def call_at(self, when: float, callback, *args, context: Context | None = None):  # type: ignore[no-untyped-def, override]
+        """The timer of a process that is paused when it is due waits for the process."""
+        process = context.get(current_process) if context is not None else current_process.get()
+        if process is None:
+            return super().call_at(when, callback, *args, context=context)
+
+        def fire() -> None:
+            if process.paused:
+                process.deferred.append(lambda: None if handle.cancelled() else callback(*args))
+            elif process.alive:
+                callback(*args)
+
+        handle = super().call_at(when, fire, context=context)
+        return handle
+
+    def _run_once(self) -> None:
+        if not self.paused:
+            super()._run_once()  # type: ignore[misc]
+            return
+        ready = self._ready  # type: ignore[attr-defined]
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            process = handle._context.get(current_process)
+            if process is not None and process.paused:
+                process.deferred.append(lambda handle=handle: self._ready.append(handle))  # type: ignore[attr-defined]
+            else:
+                ready.append(handle)
+        super()._run_once()  # type: ignore[misc]
 
     def create_future(self) -> asyncio.Future[Any]:
         future = _Future.__new__(_Future)

@@ -10,20 +10,24 @@ from db_instance.config import InstanceConfig
 from db_instance.engine.engine import Engine
 from db_instance.instance import Instance
 from storage_node.node import StorageNode
-from tests.simulation import sim_control
+from storage_node.segment_store import SegmentStore
+from tests.simulation import control, histories
 from tests.simulation.bank import EXPECTED, Bank, Ledger
+from tests.simulation.control import Control
 from tests.simulation.disk_watch import DiskWatch
+from tests.simulation.histories import Histories
 from tests.simulation.nodes import start_node
 from tests.simulation.process import Process
 from tests.simulation.sim_clock import SimClock
-from tests.simulation.sim_control import SimControl
 from tests.simulation.sim_disk import SimDisk
 from tests.simulation.sim_transport import Network
 from tests.simulation.trace import Trace
-from volume.errors import StaleEpoch, VolumeError
-from volume.ids import Lsn
+from volume.errors import VolumeError
+from volume.ids import Epoch, GroupId, Lsn, VolumeId
 
+_LOOK_EVERY_S = 0.03
 ZONES = {"s1": "az1", "s2": "az1", "s3": "az2", "s4": "az2", "s5": "az3", "s6": "az3"}
+"""The six that every run has; up to two spare ones join them."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,30 @@ class Node:
     clock: SimClock = field(default_factory=SimClock)
     process: Process | None = None
     service: StorageNode | None = None
+    damaged: bool = False
+    """Bits rotted, or the disk refused writes, since it was last looked at."""
+    acknowledged: dict[tuple[VolumeId, GroupId], tuple[Lsn, Epoch]] = field(default_factory=dict)
+    """What its segments had told to be durable when it was stopped, and in which timeline."""
+
+    def note_acknowledged(self) -> None:
+        segments = self.service.segments.values() if self.service is not None else ()
+        self.acknowledged = {
+            segment.key: (segment.chain.durable_scl, segment.chain.timeline.epoch)
+            for segment in segments
+            if segment.failed is None and not segment.removed
+        }
+        self.damaged |= self.disk.faults.broken or self.disk.faults.full
+
+    def check_acknowledged(self) -> None:
+        """What the disk had acknowledged it still has, unless it was damaged."""
+        assert self.service is not None
+        for key, (scl, epoch) in self.acknowledged.items() if not self.damaged else ():
+            segment = self.service.segments.get(key)
+            assert segment is not None, f"{self.name} has lost its segment of pg{key[1]}"
+            if segment.failed is None and segment.chain.timeline.epoch == epoch:
+                now = segment.chain.scl
+                assert now >= scl, f"{self.name} acknowledged lsn {scl} of {segment.id} and has {now}"
+        self.damaged = False
 
 
 @dataclass(slots=True)
@@ -58,9 +86,14 @@ class World:
         self.watch = DiskWatch()
         self.ledger = Ledger()
         self.bank = Bank(self.dice, self.ledger, padding_max=self.dice.choice([0, 3_000, 20_000]))
-        self.bank.is_newest = lambda engine: engine.pages.driver.epoch == self.control.epoch
+        self.histories = Histories(self.dice)
+        self.bank.is_newest = lambda engine: engine.pages.driver.epoch == self.control.newest_epoch
         self.bank.on_acknowledged = self._check_durable
-        self.nodes = {name: Node(name, SimDisk(self.dice)) for name in ZONES}
+        spares = self.dice.choice([0, 1, 2])
+        self.zones = ZONES | {
+            f"s{7 + number}": self.dice.choice(["az1", "az2", "az3"]) for number in range(spares)
+        }
+        self.nodes = {name: Node(name, SimDisk(self.dice)) for name in self.zones}
         for name, node in self.nodes.items():
             self.watch.look(name, node.disk)
         self.writers: list[Writer] = []
@@ -69,31 +102,67 @@ class World:
         self.checked_lsns = 0
         self.pages_compared = 0
         self.bits_flipped = 0
-        self.rotten: str | None = None
-        """The one node on whose disk bits rot in this run. It may refuse, but never serve what is wrong."""
-        self.refused_reads = 0
-        """Copies that the rotten node said were damaged, at the end."""
+        self.disks_lost = 0
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Somebody met what no run may have."""
         self._checked: dict[int, Lsn] = {}
         """By epoch: how far the disks were compared with what was acknowledged."""
+        self._members_checked: dict[GroupId, int] = {}
         self._cache_mib = self.dice.choice([0, 0, 1])
         self._pages_per_group = self.dice.choice([16, 32, 64])
-        self.control = SimControl(
-            self.network.host("control", Process("control")),
-            self.dice,
-            list(ZONES.items()),
-            self._pages_per_group * 4096,
+        self.control = Control(
+            self.network, self.dice, list(self.zones.items()), self._pages_per_group * 4096
         )
 
     async def start(self) -> None:
+        asyncio.create_task(self.watch_segments()).add_done_callback(self._on_ended)
         await self.control.start()
         for name in self.nodes:
             await self.start_node(name)
 
+    async def watch_segments(self) -> None:
+        """What a segment has told to be durable it never takes back, unless a newer timeline does."""
+        told: dict[SegmentStore, tuple[Epoch, Lsn]] = {}
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            services = [node.service for node in self.nodes.values() if node.service is not None]
+            self._check_new_members()
+            for segment in (segment for service in services for segment in service.segments.values()):
+                now = segment.chain.timeline.epoch, segment.chain.durable_scl
+                before = told.get(segment, now)
+                assert now >= before, f"{segment.node} {segment.id}: (epoch, scl) {before}, and later {now}"
+                told[segment] = now
+
+    def _check_new_members(self) -> None:
+        """When a group's members have changed, what was acknowledged is on four of the new ones."""
+        for group in self.control.groups():
+            if group.membership_epoch == self._members_checked.get(group.id, 1):
+                continue
+            self._members_checked[group.id] = group.membership_epoch
+            timelines = [
+                segment.chain.timeline
+                for node in self.nodes.values()
+                if node.service is not None
+                for segment in node.service.segments.values()
+            ]
+            newest = max(timelines, key=lambda timeline: timeline.epoch, default=None)
+            if newest is not None:
+                acknowledged = max(self._checked.values(), default=Lsn(0))
+                members = {group.id: {member.node for member in group.voters}}
+                few = self.watch.too_few_of_what_counts(acknowledged, newest.counts, members)
+                assert not few, (
+                    f"members {sorted(members[group.id])} of pg{group.id}, but (lsn, disks): {few[:5]}"
+                )
+
     def describe(self) -> str:
         """Where everybody stands, for a run that does not come to rest."""
         rows = [f"{len(self.ledger.acknowledged)} acknowledged"]
+        for group in self.control.groups():
+            members = ", ".join(
+                f"{member.slot}: {member.node}{' filling' if member.filling else ''}"
+                for member in group.members
+            )
+            rows.append(f"pg{group.id} membership {group.membership_epoch}: {members}")
         for writer in self.writers:
             driver = writer.instance.driver
             lsns = f"vdl {driver.vdl} of {driver.last_lsn}" if driver is not None else "no driver"
@@ -104,7 +173,8 @@ class World:
                 rows.append(
                     f"{name} {segment.id} {segment.state}: scl {chain.durable_scl} of {chain.scl},"
                     f" vdl {chain.known_vdl}, epochs {chain.promised}/{chain.timeline.epoch},"
-                    f" flushed {segment.flushed_lsn}, log from {segment.layers.log_start}"
+                    f" flushed {segment.flushed_lsn}, log from {segment.layers.log_start},"
+                    f" membership {segment.membership.epoch}"
                 )
         return "\n  ".join(rows)
 
@@ -119,31 +189,38 @@ class World:
         process = node.process
         try:
             node.service = await start_node(
-                name, ZONES[name], node.disk, host, process, node.clock, self.dice
+                name, self.zones[name], node.disk, host, process, node.clock, self.dice
             )
         except (OSError, VolumeError, asyncio.CancelledError) as error:
             faults = node.disk.faults
             if node.process is not process:
                 return  # it was killed while it started
-            rotten = name == self.rotten and isinstance(error, VolumeError)
-            if not (faults.broken or faults.full or rotten or isinstance(error, asyncio.CancelledError)):
+            if not (faults.broken or faults.full or isinstance(error, asyncio.CancelledError)):
                 raise
             # A process that cannot start ends; whoever watches over it starts it again later.
             self.trace.note("not_started", node=name, reason=repr(error))
             await self.stop_node(name, power_cut=False)
         else:
+            node.check_acknowledged()
             for task in node.service._tasks:
                 task.add_done_callback(lambda task: self._on_ended(task) if process.alive else None)
 
-    async def stop_node(self, name: str, *, power_cut: bool) -> None:
+    async def stop_node(self, name: str, *, power_cut: bool, disk_lost: bool = False) -> None:
         node = self.nodes[name]
         if node.process is None:
             return
-        self.trace.note("power_cut" if power_cut else "kill", node=name)
+        self.trace.note("disk_lost" if disk_lost else "power_cut" if power_cut else "kill", node=name)
         self.network.kill(name)
-        node.disk = node.disk.crash() if power_cut else node.disk.kill()
+        node.note_acknowledged()
+        if disk_lost:
+            node.acknowledged.clear()
+            node.disk.kill()
+            node.disk = SimDisk(self.dice)
+            self.disks_lost += 1
+        else:
+            node.disk = node.disk.crash() if power_cut else node.disk.kill()
         self.watch.look(name, node.disk)
-        process, node.process = node.process, None
+        process, node.process, node.service = node.process, None, None
         await process.kill()
 
     # Writers
@@ -157,7 +234,7 @@ class World:
             id=name,
             az=self.dice.choice(["az1", "az2", "az3"]),
             dir=Path(tempfile.gettempdir()),
-            control=sim_control.ADDRESS,
+            control=control.ADDRESS,
             listen="",
             sql="",
             metrics="",
@@ -178,14 +255,15 @@ class World:
         """A writer's life: open, check what is there, serve clients until fenced or killed."""
         try:
             engine = await writer.instance.open()
-        except StaleEpoch as error:
+        except VolumeError as error:
             self.trace.note("ended", writer=writer.name, reason=error)
             return
+        self._check_what_was_recovered(writer)
         before = set(self.ledger.in_doubt)
         serving = asyncio.create_task(writer.instance.serve(asyncio.Event()))
         while not serving.done():
             try:
-                await self.bank.set_up(engine)
+                await self.bank.set_up(engine, *histories.CREATE)
                 await self._take_over(writer, engine, before)
                 break
             except EXPECTED as error:
@@ -193,9 +271,17 @@ class World:
                 await asyncio.sleep(0.2)
         self.trace.note("ended", writer=writer.name, reason=await serving)
 
+    def _check_what_was_recovered(self, writer: Writer) -> None:
+        """Before the first write all that can be read is on four disks, however little the last writer managed."""
+        driver = writer.instance.driver
+        assert driver is not None
+        if driver.writable:
+            few = self.watch.too_few_of_what_counts(driver.vdl, driver.timeline.counts, {})
+            assert not few, f"opened at vdl {driver.vdl}, but (lsn, disks): {few[:5]}"
+
     async def _take_over(self, writer: Writer, engine: Engine, before: set[int]) -> None:
         """Check what is there, then let the clients in."""
-        owed = self.ledger.owed() if self.bank.is_newest(engine) else set()
+        owed = self.ledger.owed()
         seen = await self._look(engine)
         self.ledger.judge(seen, owed)
         if self.bank.is_newest(engine):
@@ -205,6 +291,7 @@ class World:
         self.trace.note("opened", writer=writer.name, rows=len(seen))
         writer.clients = [asyncio.create_task(self.bank.client(engine)) for _ in range(3)]
         writer.clients.append(asyncio.create_task(self.bank.reader(engine)))
+        writer.clients.append(asyncio.create_task(self.histories.client(engine)))
         for task in writer.clients:
             task.add_done_callback(self._on_ended)
 
@@ -248,7 +335,8 @@ class World:
         """A client was told that its commit is durable: every LSN up to it is on four disks."""
         driver = engine.pages.driver
         checked = self._checked.get(driver.epoch, Lsn(driver._batcher._floor))
-        missing = self.watch.missing(checked, lsn)
+        members = {group.id: {member.node for member in group.voters} for group in self.control.groups()}
+        missing = self.watch.missing(checked, lsn, members)
         assert not missing, f"acknowledged lsn {lsn}, but (lsn, disks): {missing[:5]}"
         self.checked_lsns += max(0, lsn - checked)
         self._checked[driver.epoch] = max(checked, lsn)

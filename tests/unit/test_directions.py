@@ -20,6 +20,7 @@ PURE: Final = (
     "db_instance/engine/mini_transaction.py",
     "db_instance/volume_driver/batcher.py",
     "db_instance/volume_driver/durable_frontier.py",
+    "db_instance/volume_driver/lease.py",
     "db_instance/volume_driver/read_plan.py",
     "db_instance/wire/postgres/backend.py",
     "db_instance/wire/postgres/frontend.py",
@@ -37,6 +38,8 @@ IO_MODULES: Final = {
 PROTO_EDGES: Final = {
     "storage_node/server.py",
     "storage_node/gossip.py",
+    "storage_node/copying.py",
+    "storage_node/membership_messages.py",
     "db_instance/server.py",
     "db_instance/volume_driver/node_client.py",
     "db_instance/volume_driver/segment_calls.py",
@@ -60,7 +63,19 @@ MAY_IMPORT: Final = {
 """The command line asks the control plane, and borrows its account of local processes."""
 
 DOWNWARD: Final = {
-    "storage_node": ("segment", "layers", "hot_log", "segment_store", "gossip", "node", "server", "__main__"),
+    "storage_node": (
+        "segment",
+        "layers",
+        "hot_log",
+        "segment_store",
+        "membership_messages",
+        "copying",
+        "gossip",
+        "scrub",
+        "node",
+        "server",
+        "__main__",
+    ),
     "db_instance": (
         "dialect",
         "volume_driver",
@@ -80,6 +95,7 @@ sessions use; its sockets use sessions."""
 
 EXCEPTIONS: Final = {
     ("storage_node/gossip.py", "node"): "a type only: gossip belongs to the node that makes it",
+    ("storage_node/scrub.py", "node"): "a type only: so does the scrub",
 }
 
 

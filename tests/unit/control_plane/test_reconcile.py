@@ -50,8 +50,9 @@ def test_plan_of_processes(
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
-def test_a_restart_is_never_at_once_and_never_long_in_coming(crashes: int, dice: float) -> None:
-    assert 0 < restart_delay_s(crashes, dice) <= RESTART_DELAY_S_MAX
+def test_a_restart_is_at_once_after_one_crash_and_never_long_in_coming(crashes: int, dice: float) -> None:
+    assert 0 <= restart_delay_s(crashes, dice) <= RESTART_DELAY_S_MAX
+    assert (restart_delay_s(crashes, dice) == 0) is (crashes == 1)
 
 
 def test_a_process_that_lived_long_starts_over() -> None:

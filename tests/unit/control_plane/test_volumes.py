@@ -56,7 +56,7 @@ class Cluster:
         self.metadata = EmbeddedMetadata(path)
         agents = Agents(self.storage)
         self.observer = Observer(agents, self.metadata, RealClock())
-        self.volumes = Volumes(self.metadata, agents, self.observer)
+        self.volumes = Volumes(self.metadata, agents, self.observer, RealClock())
 
     async def begin(self) -> None:
         await self.metadata.put_nodes(NODES, [])

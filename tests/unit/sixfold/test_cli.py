@@ -75,6 +75,11 @@ class Run:
         ["kill"],
         ["status", "--yaml"],
         ["sql", "SELECT 1", "SELECT 2"],
+        ["add-node", "--id", "s7"],
+        ["add-node", "--id", "s7", "--az", "az1", "--address", "h:1"],
+        ["add-node", "--control", "h:1"],
+        ["drain"],
+        ["accept-loss"],
     ],
     ids=" ".join,
 )
@@ -94,6 +99,14 @@ def test_wrong_usage_is_status_2(sixfold: Run, words: list[str]) -> None:
         (["status"], "no cluster in"),
         (["kill", "s1"], "no cluster in"),
         (["sql", "--instance", "w1", "SELECT 1"], "no cluster in"),
+        (["add-node"], "no cluster in"),
+        (["drain", "s1"], "no cluster in"),
+        (["scrub"], "no cluster in"),
+        (["accept-loss", "pg0"], "no cluster in"),
+        (["accept-loss", "s1"], "'s1' is not a protection group"),
+        (["drain", "s1", "--control", "127.0.0.1:9"], "the control plane does not answer"),
+        (["scrub", "--control", "127.0.0.1:9"], "the control plane does not answer"),
+        (["accept-loss", "pg0", "--yes", "--control", "127.0.0.1:9"], "the control plane does not answer"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -109,8 +122,29 @@ def test_help_names_the_commands(sixfold: Run) -> None:
     ran = sixfold("--help")
     assert ran.status == 0
     assert all(
-        f" {name} " in ran.out for name in ("up", "down", "status", "sql", "kill", "pause", "resume", "start")
+        f" {name} " in ran.out
+        for name in (
+            *("up", "down", "status", "sql", "kill", "pause", "resume", "start"),
+            *("add-node", "drain", "scrub", "accept-loss"),
+        )
     )
+
+
+def test_the_help_of_accept_loss_says_what_is_lost(sixfold: Run) -> None:
+    told = " ".join(sixfold("accept-loss", "--help").out.split())
+    assert "What is lost" in told
+    assert "There is no way back" in told
+
+
+def test_no_node_is_written_down_that_no_control_plane_would_start(
+    sixfold: Run, folder: ClusterFolder
+) -> None:
+    before = folder.load()
+    ran = sixfold("add-node", "--dir", str(folder.path))
+    assert (ran.status, "the control plane does not answer" in ran.err) == (1, True)
+    ran = sixfold("add-node", "--az", "az9", "--dir", str(folder.path))
+    assert "no zone is called 'az9'; there are az1, az2, az3" in ran.err
+    assert folder.load() == before
 
 
 def test_down_of_a_cluster_that_does_not_run_is_done_already(sixfold: Run, folder: ClusterFolder) -> None:

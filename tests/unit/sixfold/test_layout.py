@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
-from sixfold.layout import BASE_PORT, BASE_PORT_MAX, cluster_spec, parse_size, ports
+from control_plane.local_cluster import ProcessSpec
+from sixfold.errors import CommandFailed
+from sixfold.layout import BASE_PORT, BASE_PORT_MAX, cluster_spec, moved, next_storage, parse_size, ports
 
 
 def test_the_default_ports_are_the_documented_ones() -> None:
@@ -72,3 +76,24 @@ def test_sizes(text: str, expected: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         parse_size(text)
+
+
+def test_the_next_storage_node_is_on_free_ports_after_all_others() -> None:
+    spec = cluster_spec(1 << 20, BASE_PORT, None)
+    taken = {5481, 5483}
+    seventh = next_storage(spec, "az2", lambda port: port not in taken)
+    assert seventh == ProcessSpec("s7", "storage", "az2", "127.0.0.1:5482", "127.0.0.1:5484")
+    eighth = next_storage(replace(spec, processes=(*spec.processes, seventh)), "az3", lambda port: True)
+    assert (eighth.id, eighth.address, eighth.metrics) == ("s8", "127.0.0.1:5485", "127.0.0.1:5486")
+
+
+def test_without_free_ports_there_is_no_next_node() -> None:
+    with pytest.raises(CommandFailed, match="no two ports above 5480 are free"):
+        next_storage(cluster_spec(1 << 20, BASE_PORT, None), "az1", lambda port: port == 5481)
+
+
+def test_a_process_that_moves_takes_all_its_ports_along() -> None:
+    before, after = (cluster_spec(1 << 20, base, None) for base in (7000, 8000))
+    assert tuple(moved(process, 1000) for process in before.processes) == after.processes
+    with pytest.raises(CommandFailed, match="there are 65535"):
+        moved(before.process("s1"), 60_000)

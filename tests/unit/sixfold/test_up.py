@@ -1,5 +1,6 @@
 """The decisions of `sixfold up` that need no process."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from control_plane.cluster.model import Wanted
 from control_plane.local_cluster import ClusterFolder
-from sixfold.layout import BASE_PORT, cluster_spec
+from sixfold.layout import BASE_PORT, cluster_spec, moved, next_storage
 from sixfold.up import Settings, last_lines, prepare, readiness_problem, what_next
 from volume.limits import SEGMENT_SIZE_BYTES
 
@@ -29,6 +30,21 @@ def test_ports_and_cache_may_change_between_two_starts(tmp_path: Path) -> None:
     prepare(folder, Settings(1 << 20, 64 << 20, 7000))
     assert prepare(folder, Settings(None, None, 8000)) == cluster_spec(1 << 20, 8000, 64 << 20)
     assert prepare(folder, Settings(None, 32 << 20, None)) == cluster_spec(1 << 20, 8000, 32 << 20)
+
+
+def test_a_node_that_was_added_stays_and_so_do_options(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path)
+    made = prepare(folder, Settings(1 << 20, 64 << 20, 7000))
+    seventh = next_storage(made, "az1", lambda port: True)
+    patient = ("--replace-after", "4")
+    processes = [
+        replace(each, options=patient if each.role == "control" else each.options) for each in made.processes
+    ]
+    folder.save(replace(made, processes=(*processes, seventh)))
+    again = prepare(folder, Settings(None, 32 << 20, 8000))
+    assert again.process("s7") == moved(seventh, 1000)
+    assert again.control.options == patient
+    assert again.process("w1").options == ("--cache-mib", "32")
 
 
 @pytest.mark.parametrize(

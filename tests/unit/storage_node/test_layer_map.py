@@ -73,7 +73,7 @@ class Layered:
             writing = ImageWriting(self.disk, "segments/7-0", self.map, wanted, self.log.timeline)
             for _ in writing.steps():
                 pass
-            self.map.add(writing.name)
+            self.map.add(writing.name, writing.crc)
         if wanted.kind != "images":
             names = [info.name for info in wanted.inputs]
             self.map.drop(names)

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from storage_node import hot_log
 from storage_node import node as node_module
 from storage_node.node import StorageNode
-from storage_node.segment_store import Peer, SegmentStore
+from storage_node.segment_store import SegmentStore
 from tests.simulation.sim_clock import SimClock
 from tests.simulation.sim_disk import SimDisk
 from tests.simulation.virtual_loop import run
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, framed
-from volume.errors import CorruptRecord, StaleEpoch, StaleTimeline, UnknownSegment, VolumeBusy
+from tests.unit.volume.quorum_model import quorum_set
+from volume.errors import CorruptRecord, StaleEpoch, StaleTimeline, VolumeBusy
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 
-_PEERS = (Peer(0, "n", "n:1", "az1"),)
+_MEMBERSHIP = quorum_set("n b c d e f")
 _ONE = Epoch(1)
 
 
@@ -36,7 +37,7 @@ async def _hosting(disk: SimDisk, log: GroupLog, groups: int = 1) -> StorageNode
     node = _node(disk)
     await node.open()
     for group in range(groups):
-        await node.create_segment(VOLUME, SegmentId(GroupId(group), 0), _PEERS, 1)
+        await node.create_segment(VOLUME, SegmentId(GroupId(group), 0), _MEMBERSHIP)
         segment = node.segment(VOLUME, GroupId(group))
         await segment.promise(_ONE)
         await segment.install(log.timeline, LSN_ZERO)
@@ -146,24 +147,40 @@ def test_a_writer_that_goes_away_leaves_no_frame_unnoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("why", "volume", "group", "epoch", "refused"),
+    ("why", "epoch", "refused"),
     [
-        ("a volume that is not here", 8, 0, 1, UnknownSegment),
-        ("a group that is not here", 7, 5, 1, UnknownSegment),
-        ("an older epoch", 7, 0, 0, StaleEpoch),
-        ("an epoch whose timeline is not here", 7, 0, 2, StaleTimeline),
+        ("an older epoch", 0, StaleEpoch),
+        ("an epoch whose timeline is not here", 2, StaleTimeline),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_an_append_is_refused(
-    why: str, volume: int, group: int, epoch: int, refused: type[Exception]
+def test_an_append_is_refused(why: str, epoch: int, refused: type[Exception]) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        with pytest.raises(refused):
+            await node.append(VOLUME, Epoch(epoch), [framed([log.write(1)])], LSN_ZERO, LSN_ZERO)
+        assert node.segment(VOLUME, GROUP).chain.scl == 0
+
+    _with_node(work)
+
+
+@pytest.mark.parametrize(
+    ("why", "volume", "group"),
+    [("a volume that is not here", 8, 0), ("a group that is not here", 7, 5)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_log_of_a_segment_that_is_not_here_is_not_taken_and_the_others_are(
+    why: str, volume: int, group: int
 ) -> None:
     async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
         header, frame = framed([log.write(1)])
-        frames = [(header._replace(group=GroupId(group)), frame)]
-        with pytest.raises(refused):
-            await node.append(VolumeId(volume), Epoch(epoch), frames, LSN_ZERO, LSN_ZERO)
-        assert node.segment(VOLUME, GROUP).chain.scl == 0
+        foreign = (header._replace(volume=VolumeId(volume), group=GroupId(group)), frame)
+        assert await node.append(VolumeId(volume), _ONE, [foreign], LSN_ZERO, LSN_ZERO) == []
+        segment = node.segment(VOLUME, GROUP)
+        assert (segment.chain.scl, node.log.bytes_appended) == (0, 0)
+        if volume == VOLUME:
+            own = framed(log.records)
+            assert await node.append(VOLUME, _ONE, [foreign, own], LSN_ZERO, LSN_ZERO) == [segment]
+            assert segment.chain.durable_scl == 1
 
     _with_node(work)
 
@@ -203,11 +220,11 @@ def test_creating_a_segment_again_changes_nothing_and_a_newer_membership_does() 
     async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
         await _append(node, log, [1])
         segment, id = node.segment(VOLUME, GROUP), SegmentId(GROUP, 0)
-        other = (Peer(1, "m", "m:1", "az2"),)
-        await node.create_segment(VOLUME, id, other, 1)
-        assert (node.segment(VOLUME, GROUP), segment.peers) == (segment, _PEERS)
-        await node.create_segment(VOLUME, id, other, 2)
-        assert (node.segment(VOLUME, GROUP), segment.peers, segment.chain.scl) == (segment, other, 1)
+        await node.create_segment(VOLUME, id, quorum_set("n b c d e g"))
+        assert (node.segment(VOLUME, GROUP), segment.membership) == (segment, _MEMBERSHIP)
+        newer = quorum_set("n b c d e f+g", epoch=2)
+        await node.create_segment(VOLUME, id, newer)
+        assert (node.segment(VOLUME, GROUP), segment.membership, segment.chain.scl) == (segment, newer, 1)
 
     _with_node(work)
 

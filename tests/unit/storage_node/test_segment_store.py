@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from storage_node import segment_store
 from storage_node.layers.compaction import ImageWriting
 from storage_node.segment.chain import Chain
-from storage_node.segment_store import Peer, SegmentStore
+from storage_node.segment_store import SegmentStore
 from tests.simulation.sim_disk import SimDisk
 from tests.simulation.virtual_loop import run
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, cut, framed
+from tests.unit.volume.quorum_model import quorum_set
 from volume.errors import (
     CorruptRecord,
     LsnCollected,
@@ -29,11 +30,12 @@ from volume.page import checksum
 
 _FOLDER = "segments/7-0"
 _MANIFEST = f"{_FOLDER}/manifest"
-_PEERS = (Peer(0, "s1", "s1:1", "az1"), Peer(1, "s2", "s2:1", "az2"))
+_NODE = "s1"
+_MEMBERSHIP = quorum_set("s1 s2 s3 s4 s5 s6+s7", epoch=3)
 
 
 def _new(disk: SimDisk) -> SegmentStore:
-    return SegmentStore(disk, VOLUME, SegmentId(GROUP, 0), _PEERS, 3)
+    return SegmentStore(disk, _NODE, VOLUME, SegmentId(GROUP, 0), _MEMBERSHIP)
 
 
 async def _opened(disk: SimDisk, log: GroupLog) -> SegmentStore:
@@ -57,7 +59,7 @@ def _says(store: SegmentStore) -> tuple[object, ...]:
     """What a manifest must bring back."""
     chain = store.chain
     return (
-        (store.volume, store.id, store.peers, store.membership_epoch, store.flushed_lsn),
+        (store.volume, store.id, store.node, store.membership, store.flushed_lsn),
         (chain.promised, chain.timeline, chain.known_vdl, chain.scl),
         (store.layers.layers, store.layers.retained_from, store.state),
     )
@@ -81,7 +83,7 @@ def test_a_manifest_comes_back_from_a_power_cut(writes: int, lost: int, vdl: int
         await store.install(log.timeline, Lsn(min(vdl, max(0, writes - lost))))
         await store.promise(Epoch(2 + promised_more))
         for found in (disk.durable_copy(), disk.crash()):
-            assert _says(await SegmentStore.load(found, _FOLDER)) == _says(store)
+            assert _says(await SegmentStore.load(found, _NODE, _FOLDER)) == _says(store)
 
     _with_store(work)
 
@@ -97,7 +99,7 @@ def test_any_flipped_bit_of_a_manifest_is_refused() -> None:
             other = SimDisk(random.Random(1))
             other.open(_MANIFEST, create=True).append(bytes(damaged))
             with pytest.raises(CorruptRecord):
-                await SegmentStore.load(other, _FOLDER)
+                await SegmentStore.load(other, _NODE, _FOLDER)
 
     _with_store(work)
 
@@ -107,7 +109,7 @@ def test_any_flipped_bit_of_a_manifest_is_refused() -> None:
     [
         ("an empty one", b"", CorruptRecord),
         ("one cut short", b'{"format": 1', CorruptRecord),
-        ("one of another format", json.dumps({"format": 2}).encode(), UnknownFormat),
+        ("one of another format", json.dumps({"format": 99}).encode(), UnknownFormat),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -118,7 +120,7 @@ def test_a_manifest_is_refused(why: str, content: bytes, refused: type[Exception
 
     async def main() -> None:
         with pytest.raises(refused, match="manifest"):
-            await SegmentStore.load(disk, _FOLDER)
+            await SegmentStore.load(disk, _NODE, _FOLDER)
 
     run(main())
 
@@ -129,7 +131,7 @@ def test_a_segment_whose_layer_is_gone_is_failed_and_says_which() -> None:
         await store.flush()
         name = store.layers.layers[0].name
         disk.remove(f"{_FOLDER}/{name}")
-        loaded = await SegmentStore.load(disk, _FOLDER)
+        loaded = await SegmentStore.load(disk, _NODE, _FOLDER)
         assert loaded.state == f"failed: layers missing or damaged: {name}"
         with pytest.raises(SegmentFailed, match=name):
             loaded.check()
@@ -170,7 +172,7 @@ def test_a_disk_that_cannot_ends_the_segment(step: str, fault: str) -> None:
 def test_a_promise_is_durable_when_it_is_told_and_kept_after_that() -> None:
     async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
         await store.promise(Epoch(4))
-        loaded = await SegmentStore.load(disk.durable_copy(), _FOLDER)
+        loaded = await SegmentStore.load(disk.durable_copy(), _NODE, _FOLDER)
         with pytest.raises(StaleEpoch):
             await loaded.promise(Epoch(3))
         await loaded.promise(Epoch(4))
@@ -248,7 +250,7 @@ class Driven:
     async def _reload(self) -> None:
         """The process dies; the manifest is read back, and the hot log gives back every frame."""
         self.disk = self.disk.kill()
-        self.store = await SegmentStore.load(self.disk, _FOLDER)
+        self.store = await SegmentStore.load(self.disk, _NODE, _FOLDER)
         for record in self.log.records:
             self.store.offer(*framed([record], self.log.epoch_of[record.lsn]))
         _synced(self.store)
@@ -352,15 +354,18 @@ def test_a_gap_shows_in_the_state() -> None:
 # Layers of a peer
 
 
-async def _copied(source: SegmentStore, disk: SimDisk, target: SegmentStore) -> list[str]:
-    names = []
+async def _copied(source: SegmentStore, disk: SimDisk, target: SegmentStore) -> dict[str, int]:
+    """Names and checksums."""
+    copied = {}
     for info in source.layers.layers:
         name = target.layers.new_name("copied", LSN_ZERO, LSN_ZERO)
         file = target.layers.create(name)
-        file.append(source.layers.chunk(info.name, 0, info.size_bytes))
+        data = source.layers.open_file(info.name).read(0, info.size_bytes)
+        assert checksum(data) == info.crc
+        file.append(data)
         await file.sync()
-        names.append(name)
-    return names
+        copied[name] = info.crc
+    return copied
 
 
 @settings(max_examples=40, deadline=None)
@@ -428,7 +433,7 @@ def test_a_peers_layers_take_the_place_of_ours(flushes: int, own: int, held: int
         for record in newer:
             target.offer(*framed([record]))  # waits for the gap to close
         await target.adopt(await _copied(source, disk, target), complete, log.timeline)
-        for store in (target, await SegmentStore.load(other.durable_copy(), _FOLDER)):
+        for store in (target, await SegmentStore.load(other.durable_copy(), _NODE, _FOLDER)):
             for record in newer:
                 store.offer(*framed([record]))
             _synced(store)

@@ -14,7 +14,17 @@ from db_instance.volume_driver.read_plan import (
 from volume.ids import Lsn
 
 _ALL = [Candidate(slot, f"n{slot}", f"az{slot // 2}", True) for slot in range(6)]
+
+
+def _by_node(scl: list[int]) -> dict[str, Lsn]:
+    return {f"n{slot}": Lsn(each) for slot, each in enumerate(scl)}
+
+
 _EVEN = {f"n{slot}": 0.002 for slot in range(6)}
+
+
+def _by_node(scl: list[int]) -> dict[str, Lsn]:
+    return {f"n{slot}": Lsn(each) for slot, each in enumerate(scl)}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +56,7 @@ def test_read_order(
     for node, seconds in {**_EVEN, **latency}.items():
         latencies.observe(node, seconds)
     candidates = [each._replace(connected=str(each.slot) not in away) for each in _ALL]
-    asked = read_order(candidates, [Lsn(each) for each in scl], Lsn(5), own_az, latencies)
+    asked = read_order(candidates, _by_node(scl), Lsn(5), own_az, latencies)
     assert "".join(str(each.slot) for each in asked) == order
 
 
@@ -55,7 +65,7 @@ def test_everyone_is_asked_once_and_the_complete_ones_first(
     scl: list[int], required: int, slots: set[int]
 ) -> None:
     candidates = [_ALL[slot] for slot in slots]
-    asked = read_order(candidates, [Lsn(each) for each in scl], Lsn(required), "az1", Latencies())
+    asked = read_order(candidates, _by_node(scl), Lsn(required), "az1", Latencies())
     assert sorted(asked) == sorted(candidates)
     behind = [scl[each.slot] < required for each in asked]
     assert behind == sorted(behind)
