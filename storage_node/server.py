@@ -62,7 +62,9 @@ class StorageService:
             request = storage_pb2.ReadPagesRequest.FromString(data)
             try:
                 reply = self._read(request)
-            except VolumeError as error:
+            except (VolumeError, OSError) as error:
+                if isinstance(error, OSError):
+                    error = CorruptPage(f"read pages of pg{request.group}: {error}")
                 if isinstance(error, CorruptPage):
                     self._segment(request.volume, request.group).fail(str(error), mendable=True)
                 reply = storage_pb2.ReadPagesReply(id=request.id, error=f"{type(error).__name__}: {error}")

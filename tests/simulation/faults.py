@@ -326,6 +326,15 @@ async def bit_rots(m: Mischief) -> None:
         m.world.trace.note("bit_flipped", node=name, path=path)
     if stopped and m.world.nodes[name].process is None:
         await m.world.start_node(name)
+    service = m.world.nodes[name].service
+    if service is not None and m.dice.random() < 0.5:
+        service.scrub.start()
+
+
+async def node_is_scrubbed(m: Mischief) -> None:
+    service = m.world.nodes[m.some_node()].service
+    if service is not None:
+        service.scrub.start()
 
 
 def _all_others_hold_what_is_on(world: World, name: str) -> bool:
@@ -363,6 +372,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (disk_breaks, 1),
     (clock_jumps, 1),
     (bit_rots, 3),
+    (node_is_scrubbed, 1),
     (partitions_are_swizzled, 1),
     (node_stays_away, 3),
     (disk_is_lost, 3),

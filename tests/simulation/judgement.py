@@ -21,6 +21,9 @@ async def judge_at_rest(world: World) -> None:
     """Raises AssertionError for what is lost, half there, or different from copy to copy."""
     writer = await _serving_writer(world)
     await _whole_again(world)
+    if world.bits_flipped:
+        await _scrubbed(world)
+        await _whole_again(world)
     writer = await _serving_writer(world)
     before = len(world.ledger.acknowledged)
     while len(world.ledger.acknowledged) < before + 5:
@@ -36,6 +39,25 @@ async def _whole_again(world: World) -> None:
     """No segment is being replaced any more, and every group has six that are well."""
     while not all(_is_whole(world, group) for group in world.control.groups()):
         await asyncio.sleep(_POLL_S)
+
+
+async def _scrubbed(world: World) -> None:
+    """A scrub of every node finds what is still damaged, and after it another one finds nothing."""
+    await _scrub_all(world)
+    found = await _scrub_all(world)
+    assert not found, f"still damaged after a scrub: {found}"
+
+
+async def _scrub_all(world: World) -> list[str]:
+    services = [node.service for node in world.nodes.values() if node.service is not None]
+    for service in services:
+        while service.scrub.report.running:
+            await asyncio.sleep(_POLL_S)
+        number = service.scrub.report.number
+        service.scrub.start()
+        while service.scrub.report.number == number or service.scrub.report.running:
+            await asyncio.sleep(_POLL_S)
+    return [line for service in services for line in service.scrub.report.found]
 
 
 def _is_whole(world: World, group: Group) -> bool:
