@@ -14,6 +14,7 @@ from itertools import pairwise
 from math import inf
 from typing import Final
 
+from tests.checkers.cycles import Edges, short_cycle
 from tests.checkers.history import Outcome
 
 _SHOWN_MAX: Final = 10
@@ -40,10 +41,6 @@ class Transaction:
     operations: tuple[Append | Read, ...]
 
 
-Edges = dict[int, dict[int, str]]
-"""From one transaction to those that must come after it, and why. Above the transactions' numbers: moments."""
-
-
 def check(history: Sequence[Transaction]) -> list[str]:
     """What contradicts strict serializability, in words; empty if nothing does."""
     by_id = {transaction.id: transaction for transaction in history}
@@ -52,6 +49,7 @@ def check(history: Sequence[Transaction]) -> list[str]:
     problems = [*_inner_contradictions(history), *_impossible_reads(history, writers)]
     orders, unordered = _orders(history)
     problems += unordered
+    problems += _turned_appends(history, orders)
     problems += _lost_appends(history, orders)
     if problems:
         return problems[:_SHOWN_MAX]
@@ -59,7 +57,7 @@ def check(history: Sequence[Transaction]) -> list[str]:
     happened |= {writers[key, value].id for key, order in orders.items() for value in order}
     edges = _dependencies(history, happened, writers, orders)
     _add_real_time([by_id[id] for id in sorted(happened)], edges, first_moment=max(by_id, default=0) + 1)
-    cycle = _some_cycle(edges)
+    cycle = short_cycle(edges)
     return [_describe(cycle, edges, by_id)] if cycle else []
 
 
@@ -108,6 +106,8 @@ def _impossible_reads(
             writer = writers.get((read.key, value))
             if writer is None:
                 yield f"transaction {transaction.id} reads {value} in list {read.key}: nobody appended it"
+            elif writer is transaction:
+                yield f"transaction {transaction.id} reads {value} in list {read.key} before it appends it"
             elif writer.outcome is Outcome.FAILED:
                 yield f"transaction {transaction.id} reads {value} in list {read.key}, of failed {writer.id}"
 
@@ -124,6 +124,18 @@ def _orders(history: Sequence[Transaction]) -> tuple[dict[int, tuple[int, ...]],
         if longest.get(read.key, ())[: len(read.values)] != read.values
     ]
     return longest, problems
+
+
+def _turned_appends(history: Sequence[Transaction], orders: dict[int, tuple[int, ...]]) -> Iterator[str]:
+    """What one transaction appends to a list stands there in the order in which it did so."""
+    places = {(key, value): at for key, order in orders.items() for at, value in enumerate(order)}
+    for transaction in history:
+        last: dict[int, int] = {}
+        for each in transaction.operations:
+            if isinstance(each, Append) and (place := places.get((each.key, each.value))) is not None:
+                if place < last.get(each.key, -1):
+                    yield f"transaction {transaction.id} appends {each.value} to list {each.key} last, and it is not"
+                last[each.key] = place
 
 
 def _lost_appends(history: Sequence[Transaction], orders: dict[int, tuple[int, ...]]) -> list[str]:
@@ -210,66 +222,6 @@ def _add_real_time(happened: Sequence[Transaction], edges: Edges, first_moment: 
         earlier = bisect_left(ends, each.begin) - 1
         if earlier >= 0:
             edges.setdefault(first_moment + earlier, {})[each.id] = ""
-
-
-def _some_cycle(edges: Edges) -> list[int]:
-    """The shortest cycle through some node of the first strongly connected component; empty if there is none."""
-    for component in _components(edges):
-        if len(component) > 1:
-            return _shortest_cycle(edges, set(component))
-    return []
-
-
-def _components(edges: Edges) -> Iterator[list[int]]:
-    """Strongly connected ones (Tarjan 1972), without recursion."""
-    index: dict[int, int] = {}
-    low: dict[int, int] = {}
-    on_stack: dict[int, None] = {}
-    for root in edges:
-        if root in index:
-            continue
-        work = [(root, iter(edges.get(root, ())))]
-        index[root] = low[root] = len(index)
-        on_stack[root] = None
-        while work:
-            node, following = work[-1]
-            for each in following:
-                if each not in index:
-                    index[each] = low[each] = len(index)
-                    on_stack[each] = None
-                    work.append((each, iter(edges.get(each, ()))))
-                    break
-                if each in on_stack:
-                    low[node] = min(low[node], index[each])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
-                if low[node] == index[node]:
-                    component = []
-                    while True:
-                        last, _ = on_stack.popitem()
-                        component.append(last)
-                        if last == node:
-                            break
-                    yield component
-
-
-def _shortest_cycle(edges: Edges, component: set[int]) -> list[int]:
-    start = min(component)
-    came_from: dict[int, int] = {}
-    queue = [start]
-    for node in queue:
-        for each in edges.get(node, ()):
-            if each == start:
-                cycle = [node]
-                while cycle[-1] != start:
-                    cycle.append(came_from[cycle[-1]])
-                return cycle[::-1]
-            if each in component and each not in came_from:
-                came_from[each] = node
-                queue.append(each)
-    raise AssertionError("a component without a cycle")
 
 
 def _describe(cycle: list[int], edges: Edges, by_id: dict[int, Transaction]) -> str:
