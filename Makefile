@@ -7,7 +7,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long sim-bugs kill-loop chaos bench bench-peer bench-volume bench-repair bench-recovery clean
+.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long sim-bugs kill-loop rolling chaos bench bench-peer bench-volume bench-repair bench-recovery clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -61,6 +61,9 @@ kill-loop: $(VENV)/ready   ## kill -9 of every process in mid-load, fifty times:
 
 chaos: $(VENV)/bench-ready ## torment in network namespaces, as root: make chaos ARGS="--minutes 2 --seed 7"
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+rolling: $(VENV)/ready     ## an older release gives way to this one under load: make rolling ARGS="--from HEAD~20"
+	@$(BIN)/python -m tests.cluster.rolling $(ARGS)
 
 bench: $(VENV)/bench-ready bench-peer   ## this database and PostgreSQL, same work, one run: make bench ARGS=--quick
 	@$(BIN)/python -m bench.run $(ARGS)

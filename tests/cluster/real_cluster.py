@@ -101,6 +101,14 @@ class Cluster:
             scls.setdefault(segment["group"], []).append(segment["scl"])
         return bool(scls) and all(len(each) == 6 and len(set(each)) == 1 for each in scls.values())
 
+    def all_copies_are_close(self) -> bool:
+        """Six segments that answer, none far behind: under load they are never all alike."""
+        segments = self.status()["segments"]
+        return len(segments) >= 6 and all(
+            each["state"] in ("ok", "behind") and each["lag"] is not None and each["lag"] < 1000
+            for each in segments
+        )
+
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.dsn, autocommit=True)
 
