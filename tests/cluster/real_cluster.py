@@ -66,6 +66,12 @@ class Cluster:
     def kill(self, target: str) -> None:
         self._must("kill", target)
 
+    def pause(self, target: str) -> None:
+        self._must("pause", target)
+
+    def resume(self, target: str) -> None:
+        self._must("resume", target)
+
     def start(self, target: str) -> None:
         self._must("start", target)
 

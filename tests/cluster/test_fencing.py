@@ -1,0 +1,87 @@
+"""A writer that was stopped and goes on after another one has taken over: it serves nobody any more."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.cluster.real_cluster import Cluster
+
+_ENDED = ("57P01", "57P02", "57P03", "08006", None)
+"""The server ends, another writer has opened the volume, it cannot tell, the connection is gone."""
+
+
+def _free_port() -> int:
+    with socket.socket() as taker:
+        taker.bind(("127.0.0.1", 0))
+        return int(taker.getsockname()[1])
+
+
+@contextmanager
+def _another_writer(cluster: Cluster, folder: Path) -> Iterator[str]:
+    """A second db instance, started by hand. Yields how to connect to it."""
+    sql = _free_port()
+    command = [sys.executable, "-m", "db_instance", "--id", "w2", "--az", "az2", "--dir", str(folder / "w2")]
+    command += ["--control", cluster.spec().control.address, "--sql", f"127.0.0.1:{sql}"]
+    command += ["--listen", f"127.0.0.1:{_free_port()}", "--metrics", f"127.0.0.1:{_free_port()}"]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+    try:
+        yield f"host=127.0.0.1 port={sql} user=tester dbname=main connect_timeout=5"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _connect(cluster: Cluster, dsn: str) -> psycopg.Connection[Any]:
+    found: list[psycopg.Connection[Any]] = []
+
+    def answers() -> bool:
+        try:
+            connection = psycopg.connect(dsn, autocommit=True)
+            connection.execute("SELECT 1")
+        except psycopg.Error:
+            return False
+        found.append(connection)
+        return True
+
+    cluster.until(answers)
+    return found[0]
+
+
+def test_a_paused_writer_that_goes_on_reads_nothing_outdated_and_commits_nothing(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with cluster.connect() as setup:
+        setup.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    reading, writing = cluster.connect(), psycopg.connect(cluster.dsn)
+    reading.execute("SELECT count(*) FROM t")
+    writing.execute("INSERT INTO t VALUES (1)")  # its COMMIT comes too late
+    cluster.pause("w1")
+    try:
+        with _another_writer(cluster, tmp_path) as dsn:
+            newer = _connect(cluster, dsn)
+            newer.execute("INSERT INTO t VALUES (2)")
+            cluster.resume("w1")
+            started = time.monotonic()
+            with pytest.raises(psycopg.Error) as on_read:
+                # It may answer only what it cannot know to be outdated; what it does answer is not.
+                while time.monotonic() < started + 30.0:
+                    assert reading.execute("SELECT count(*) FROM t WHERE id = 2").fetchone() == (1,)
+            assert on_read.value.sqlstate in _ENDED, on_read.value
+            with pytest.raises(psycopg.Error) as on_commit:
+                writing.commit()
+            assert on_commit.value.sqlstate in (*_ENDED, "08007"), on_commit.value
+            newer.close()
+    finally:
+        cluster.resume("w1")
+    # Whoever is started next sees what was acknowledged, and nothing else.
+    again = _connect(cluster, cluster.dsn)
+    assert again.execute("SELECT id FROM t").fetchall() == [(2,)]
+    again.close()
