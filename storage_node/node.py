@@ -150,7 +150,7 @@ class StorageNode:
             known = self.segments.get((volume, id.group))
             if known is not None and (known.id != id or (known.failed is not None and not known.mendable)):
                 # What it was it can never be again: the control plane has given it up.
-                if membership.epoch <= known.membership.epoch:
+                if membership.epoch < known.membership.epoch + (not known.removed):
                     raise StaleMembership(f"create {id} in membership epoch {membership.epoch}")
                 await self._forget(known)
                 known = None

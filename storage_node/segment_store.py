@@ -109,12 +109,13 @@ class SegmentStore:
     def filling(self) -> bool:
         """A replacement that does not have everything yet, and so has no vote."""
         own = self.membership.of(self.node)
-        return own is not None and own.filling
+        return own is not None and own.slot == self.id.slot and own.filling
 
     @property
     def removed(self) -> bool:
-        """No member any more: another node has taken its place."""
-        return self.membership.of(self.node) is None
+        """No member any more: another node has taken its place, or this one has another slot now."""
+        own = self.membership.of(self.node)
+        return own is None or own.slot != self.id.slot
 
     @property
     def state(self) -> str:

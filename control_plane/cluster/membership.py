@@ -192,7 +192,8 @@ class _Planner:
     def _is_filled(self, volume: Volume, group: Group, replacement: Member, fence: Fence) -> bool:
         report = self._report(volume, group, replacement.node)
         return (
-            fence.enough
+            replacement.created  # or it would be asked for again, and be empty, when it has a vote
+            and fence.enough
             and fence.epoch == group.membership_epoch
             and self._facts.now_s - fence.since_s >= LEASE_S
             and self._silent_s(replacement.node) <= _ANSWERING_S

@@ -48,7 +48,9 @@ class Segment:
         own = self.members.of(self.node)
         if self.failed:
             return "failed: disk"
-        return "removed" if own is None else "filling" if own.filling else "ok"
+        if own is None or own.slot != self.slot:
+            return "removed"
+        return "filling" if own.filling else "ok"
 
     def join(self, members: QuorumSet, promised: int) -> Joined:
         if self.failed:
@@ -72,7 +74,7 @@ class Machine:
     def create(self, group: GroupId, slot: int, members: QuorumSet) -> None:
         known = self.segments.get(group)
         if known is not None and (known.slot != slot or known.failed):
-            if members.epoch <= known.members.epoch:
+            if members.epoch < known.members.epoch + (known.state != "removed"):
                 raise StaleMembership(f"create pg{group} in {members.epoch}: {known.members.epoch}")
             known = None
         if known is None:
@@ -186,6 +188,9 @@ class Cluster:
         """The chance that a request is lost, and that its answer is."""
         self.skipped = 0.0
         """The chance that a step of a plan is not carried out."""
+        self.hidden_from_control: set[NodeId] = set()
+        self.hidden_from: dict[int, set[NodeId]] = {}
+        """By the epoch of a writer: nodes that it does not reach."""
         self.openings: list[Opening] = []
         self.late: list[tuple[str, Any]] = []
         self.steps: list[Step] = []
@@ -226,7 +231,7 @@ class Cluster:
 
     def look(self) -> None:
         for machine in self.machines.values():
-            if machine.up:
+            if machine.up and machine.node.id not in self.hidden_from_control:
                 machine.seen = machine.report(), self.now_s
 
     def _loses(self) -> bool:
@@ -234,7 +239,7 @@ class Cluster:
 
     def _arrives(self, node: NodeId, request: tuple[str, Any]) -> Machine:
         machine = self.machines[node]
-        if not machine.up:
+        if not machine.up or node in self.hidden_from_control:
             raise PeerUnavailable(f"call {node}")
         if self._loses():
             self.late.append(request)
@@ -369,12 +374,12 @@ class Cluster:
             for group in await self.groups()
         )
 
-    def gossip(self) -> None:
+    def gossip(self, chance: float = 1.0) -> None:
         """Each segment takes what one of its peers has."""
         for machine in self.machines.values():
             for group in list(machine.segments):
                 own = self.reach(machine.node.id, group)
-                if own is not None and own.state != "removed" and not self._loses():
+                if own is not None and own.state != "removed" and self.dice.random() < chance:
                     self._take_from_some_peer(own, group)
 
     def _take_from_some_peer(self, own: Segment, group: GroupId) -> None:
@@ -443,16 +448,23 @@ class Cluster:
         if opening.members.complete_lsn(scl) < opening.vdl:
             return
         assert opening.epoch > log.opened
+        assert opening.vdl >= log.acknowledged, (
+            f"pg{group}: something was acknowledged after three had promised epoch {opening.epoch}"
+        )
         log.opened, log.acknowledged = opening.epoch, opening.vdl
         writer = Writer(group, opening.epoch, opening.members, opening.vdl)
         for node, lsn in scl.items():
             writer.frontier.on_acknowledged(group, node, lsn)
         log.writers.append(writer)
 
+    def reach_from(self, epoch: int, node: str, group: GroupId) -> Segment | None:
+        """What a writer reaches."""
+        return None if node in self.hidden_from.get(epoch, ()) else self.reach(node, group)
+
     def _asked(self, opening: Opening) -> Iterator[Segment]:
         """Those that the opening gets through to; none refuses it."""
         for member in opening.members.members:
-            segment = self.reach(member.node, opening.group)
+            segment = self.reach_from(opening.epoch, member.node, opening.group)
             if segment is None or segment.state == "removed" or self._loses():
                 continue
             if segment.members.epoch <= opening.members.epoch and segment.promised <= opening.epoch:
@@ -461,7 +473,7 @@ class Cluster:
     def _is_current(self, opening: Opening) -> bool:
         """Nobody whom it asked knows newer members, or a newer writer: it would have been told."""
         for member in opening.members.members:
-            segment = self.reach(member.node, opening.group)
+            segment = self.reach_from(opening.epoch, member.node, opening.group)
             if segment is not None and (
                 segment.members.epoch > opening.members.epoch or segment.promised > opening.epoch
             ):
@@ -483,7 +495,7 @@ class Cluster:
             log.acknowledged = max(log.acknowledged, writer.frontier.vdl)
 
     def _send(self, writer: Writer, node: str, retained_from: Lsn) -> None:
-        segment = self.reach(node, writer.group)
+        segment = self.reach_from(writer.epoch, node, writer.group)
         if segment is None or self._loses():
             return
         if segment.members.epoch > writer.members.epoch:
@@ -538,6 +550,7 @@ class Cluster:
     async def until_well(self, rounds: int = 200) -> None:
         """Everything works from now on."""
         self.unreliable = self.skipped = 0.0
+        self.hidden_from, self.hidden_from_control = {}, set()
         for _ in range(rounds):
             await self.round()
             for group, log in self.logs.items():

@@ -335,6 +335,15 @@ def test_a_replacement_gets_no_vote_while(why: str, seen: Scene) -> None:
     assert seen.silent(f=99).plan() == [f"pg0: tell {seen.groups[0].membership_epoch}"]
 
 
+def test_a_replacement_gets_no_vote_before_its_node_has_confirmed_it() -> None:
+    """Else it would be asked for again and again, and be made anew if it is lost: an empty segment with a vote."""
+    seen = scene(_FILLING, g="az3").silent(f=99).fence()
+    (group,) = seen.groups
+    members = tuple(replace(member, created=member.node != "g") for member in group.members)
+    seen.groups = [replace(group, members=members)]
+    assert seen.plan() == ["pg0: tell 1"]
+
+
 # Telling, and dropping
 
 
