@@ -7,6 +7,9 @@ disk, message and clock from one Random. A run is replayed exactly by its seed.
 """
 
 import asyncio
+import os
+import time
+import traceback
 from dataclasses import dataclass
 from typing import Final
 
@@ -70,6 +73,18 @@ def simulate(seed: int, *, echo: bool = False, seconds: float = SECONDS) -> Outc
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}; {repeat}") from error
     finally:
         stop_capturing()
+
+
+def line_of(seed: int, seconds: float, echo: bool = False) -> str:
+    """What became of a seed, for a list of many."""
+    started = time.perf_counter()
+    try:
+        outcome = simulate(seed, echo=echo, seconds=seconds)
+    except AssertionError as error:
+        if os.environ.get("TRACEBACK"):
+            traceback.print_exc()
+        return f"FAILED {error}"
+    return f"{outcome} in {time.perf_counter() - started:.2f} s"
 
 
 async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
