@@ -8,6 +8,7 @@ from db_instance.config import InstanceConfig, parse_arguments
 from db_instance.instance import Instance
 from db_instance.metrics import registry_of
 from db_instance.server import InstanceService
+from db_instance.session.errors import why_it_ends
 from db_instance.wire.postgres.server import PostgresServer, ServerSettings
 from runtime import events
 from runtime.clock import RealClock
@@ -41,7 +42,7 @@ async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
         return 1
     log.info("instance.ready", instance=config.id, sql=config.sql)
     reason = await instance.serve(stopping)
-    await sql.stop()
+    await sql.stop(why_it_ends(reason) if reason is not None else None)
     metrics.close()
     await server.stop()
     await instance.close()

@@ -49,6 +49,18 @@ class FatalError(SessionError):
     """The session ends with this."""
 
 
+def why_it_ends(reason: VolumeError) -> FatalError:
+    """What every session is told when the instance cannot go on."""
+    if isinstance(reason, StaleEpoch):
+        return FatalError(
+            "57P02",
+            "terminating connection because another writer has opened the volume",
+            detail=str(reason),
+            hint="Connect again: what was acknowledged is there. The outcome of a commit under way is unknown.",
+        )
+    return FatalError("57P02", f"terminating connection because the instance cannot go on: {reason}")
+
+
 @dataclass(slots=True)
 class Report:
     sqlstate: str

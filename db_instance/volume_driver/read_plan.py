@@ -6,6 +6,9 @@ from typing import Final, NamedTuple
 from volume.ids import LSN_ZERO, Lsn
 
 _SMOOTHING: Final = 0.1
+_FORGETTING: Final = 0.98
+"""A tenth is left after some twelve seconds."""
+
 _FOREIGN_AZ_FACTOR: Final = 1.5
 """An answer from another AZ is taken to cost half as much again, until measured otherwise."""
 
@@ -30,6 +33,11 @@ class Latencies:
     def observe(self, node: str, seconds: float) -> None:
         before = self._mean.get(node, seconds)
         self._mean[node] = before + _SMOOTHING * (seconds - before)
+
+    def relax(self) -> None:
+        """Called ten times a second: what was slow once is forgotten after a while, and tried again."""
+        for node in self._mean:
+            self._mean[node] *= _FORGETTING
 
     def of(self, node: str) -> float:
         return self._mean.get(node, 0.0)

@@ -82,13 +82,13 @@ class PostgresServer:
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._accept, host, port, backlog=512)
 
-    async def stop(self, grace_s: float = 2.0) -> None:
-        """Let nobody in, end every session (57P01), and return when all are gone."""
+    async def stop(self, why: FatalError | None = None, grace_s: float = 2.0) -> None:
+        """Let nobody in, end every session (with `why`, or else 57P01), and return when all are gone."""
         self._stopping = True
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._connections):
-            connection.terminate(FatalError("57P01", SHUTDOWN))
+            connection.terminate(why or FatalError("57P01", SHUTDOWN))
         await self._until_closed(grace_s)
         for connection in list(self._connections):
             connection.abort()

@@ -89,3 +89,20 @@ def test_a_second_segment_is_asked_after(mean: float, after: float) -> None:
     latencies.observe("n", mean)
     assert latencies.hedge_after("n") == pytest.approx(after)
     assert latencies.hedge_after("unknown") == HEDGE_AFTER_MIN_S
+
+
+def test_a_node_that_was_slow_once_is_tried_again_after_a_while() -> None:
+    latencies = Latencies()
+    latencies.observe("s1", 0.5)
+    latencies.observe("s2", 0.002)
+    candidates = [Candidate(0, "s1", "az1", True), Candidate(1, "s2", "az1", True)]
+
+    def first() -> str:
+        for _ in range(10):
+            latencies.observe("s2", 0.002)  # the other one is read from meanwhile
+        return read_order(candidates, {"s1": Lsn(5), "s2": Lsn(5)}, Lsn(5), "az1", latencies)[0].node
+
+    assert first() == "s2"
+    for _ in range(400):
+        latencies.relax()
+    assert first() == "s1"
