@@ -97,7 +97,10 @@ class Agents:
         answer = await self._transport.call(address, NODE_STATUS, request, timeout_s=timeout_s)
         reply = storage_pb2.NodeStatusReply.FromString(answer)
         return NodeReport(
-            tuple(_segment_report(each) for each in reply.segment), reply.free_bytes, reply.sync_us
+            tuple(_segment_report(each) for each in reply.segment),
+            reply.free_bytes,
+            reply.sync_us,
+            reply.failed,
         )
 
     async def instance_status(self, address: str, timeout_s: float) -> InstanceReport:

@@ -71,7 +71,8 @@ class Repairs:
             for report in one.report.segments
         }
         self._note_bad(volumes, reports, now)
-        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences)
+        failed = [node for node, one in seen.items() if one.report.failed]
+        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, failed)
 
     def _note_bad(self, volumes: Sequence[Volume], reports: dict[Key, SegmentReport], now: float) -> None:
         """Since when a node that answers has not had a segment that it should have."""
@@ -82,9 +83,9 @@ class Repairs:
                 for member in group.members:
                     key = (volume.id, group.id, member.node)
                     report = reports.get(key)
-                    there = report is not None and not report.state.startswith("failed")
+                    bad_now = report.state.startswith("failed") if report is not None else member.created
                     answered = member.node in seen and answers(seen[member.node].ago_s)
-                    if member.created and answered and not there:
+                    if bad_now and answered:
                         bad[key] = self._bad_since_s.get(key, now - seen[member.node].ago_s)
         self._bad_since_s = bad
 

@@ -1000,11 +1000,14 @@ class NodeStatusReply(_message.Message):
     SEGMENT_FIELD_NUMBER: _builtins.int
     FREE_BYTES_FIELD_NUMBER: _builtins.int
     SYNC_US_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     az: _builtins.str
     free_bytes: _builtins.int
     sync_us: _builtins.int
     """how long the disk's syncs take lately"""
+    failed: _builtins.str
+    """why the node can keep no log any more, until it is started anew"""
     @_builtins.property
     def segment(self) -> _containers.RepeatedCompositeFieldContainer[Global___SegmentStatus]: ...
     def __init__(
@@ -1015,10 +1018,11 @@ class NodeStatusReply(_message.Message):
         segment: _abc.Iterable[Global___SegmentStatus] | None = ...,
         free_bytes: _builtins.int = ...,
         sync_us: _builtins.int = ...,
+        failed: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["az", b"az", "free_bytes", b"free_bytes", "node", b"node", "segment", b"segment", "sync_us", b"sync_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["az", b"az", "failed", b"failed", "free_bytes", b"free_bytes", "node", b"node", "segment", b"segment", "sync_us", b"sync_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ import asyncio
 import random
 import sys
 from pathlib import Path
+from typing import Final
 
 from runtime import events
 from runtime.clock import RealClock
@@ -16,6 +17,9 @@ from storage_node.metrics import registry_of
 from storage_node.node import StorageNode
 from storage_node.server import StorageService
 from volume.errors import VolumeError
+
+RESTART: Final = 4
+"""Exit status: whoever watches over the process should start it again."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,11 +48,21 @@ async def serve(arguments: argparse.Namespace, stopping: asyncio.Event) -> int:
         print(f"storage node {arguments.id}: {error}", file=sys.stderr)
         return 1
     node.start()
-    await stopping.wait()
+    restarting = asyncio.ensure_future(node.must_restart.wait())
+    await asyncio.wait(
+        [asyncio.ensure_future(stopping.wait()), restarting], return_when=asyncio.FIRST_COMPLETED
+    )
     metrics.close()
     await server.stop()
     await node.stop()
     await transport.close()
+    if restarting.done():
+        log.warning("node.restarts", node=arguments.id, reason="the disk was full, and has room again")
+        print(
+            f"storage node {arguments.id}: the disk was full, and has room again: start it anew",
+            file=sys.stderr,
+        )
+        return RESTART
     log.info("node.stopped", node=arguments.id)
     return 0
 

@@ -17,7 +17,7 @@ from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
 from storage_node.layers.compaction import DELTAS_MAX, ImageWriting, Plan
 from storage_node.scrub import Scrub
-from storage_node.segment_store import SegmentStore
+from storage_node.segment_store import SegmentStore, is_out_of_room
 from volume.errors import (
     CorruptPage,
     CorruptRecord,
@@ -56,6 +56,9 @@ _STILL_COMING_S: Final = 5.0
 """With more deltas than that waiting to become images, and another one in the last seconds, compaction must not
 fall further behind: it rests no more. What a load that is over has left can wait."""
 
+_ROOM_BYTES: Final = 2 * HOT_BYTES_MAX
+"""A disk that was full has room again: for all that memory holds, twice."""
+
 _SYNC_BYTES: Final = 8 * MIB
 """A large layer goes to disk in portions: one sync of all of it would hold up the hot log's."""
 
@@ -78,6 +81,8 @@ class StorageNode:
         self.gossip = Gossip(self, transport, dice)
         self.scrub = Scrub(self, disk, clock, dice)
         self._room = asyncio.Event()
+        self.must_restart = asyncio.Event()
+        """This process has done what it can: another one in its place can do more."""
         self._changing = asyncio.Lock()
         self._leases: dict[VolumeId, tuple[Epoch, float]] = {}
         self._opened_s = clock.monotonic()
@@ -101,8 +106,8 @@ class StorageNode:
         for header, frame in self.log.replay():
             frames += 1
             segment_of = self.segments.get((header.volume, header.group))
-            if segment_of is not None:
-                segment_of.offer(header, frame)
+            if segment_of is not None and header.epoch <= segment_of.chain.timeline.epoch:
+                segment_of.offer(header, frame)  # a newer one was taken by a segment that was here before
         # What a killed process wrote can be read back and need not be on disk yet.
         await self._sync(list(self.segments.values()))
         events.info("node.opened", node=self.id, segments=len(self.segments), frames_replayed=frames)
@@ -278,7 +283,7 @@ class StorageNode:
 
     def _fail_all(self, error: OSError) -> None:
         for segment in self.segments.values():
-            segment.fail(f"hot log: {error}")
+            segment.fail(f"hot log: {error}", out_of_room=is_out_of_room(error))
 
     async def take_from_peer(self, segment: SegmentStore, frames: list[tuple[FrameHeader, bytes]]) -> None:
         """Frames that gossip brought; writers that are connected hear how far the segment is now."""
@@ -331,12 +336,20 @@ class StorageNode:
         """Flush what has grown large, and let go of hot log that is in layers."""
         while True:
             await asyncio.sleep(_TICK_S)
+            if self._has_room_again():
+                self.must_restart.set()
             await self._settle_what_was_left()
             due = self._due_for_flush()
             for segment in due:
                 await self.flush(segment)
             if due:
                 self.release_log()
+
+    def _has_room_again(self) -> bool:
+        """What a full disk has failed stays failed: only a new start knows what is on the disk. Worth one now?"""
+        was_full = self.log.failed is not None and is_out_of_room(self.log.failed)
+        was_full |= any(segment.out_of_room for segment in self.segments.values())
+        return was_full and self._disk.free_bytes() >= _ROOM_BYTES
 
     async def flush(self, segment: SegmentStore) -> None:
         """What the segment holds in memory becomes a layer."""
@@ -420,7 +433,11 @@ class StorageNode:
         try:
             await work
         except (VolumeError, OSError) as error:
-            segment.fail(f"{type(error).__name__}: {error}", mendable=isinstance(error, CorruptPage))
+            segment.fail(
+                f"{type(error).__name__}: {error}",
+                mendable=isinstance(error, CorruptPage),
+                out_of_room=is_out_of_room(error),
+            )
             self._room.set()
 
     @property

@@ -7,6 +7,7 @@ changed under one lock, so that its versions on disk follow each other.
 """
 
 import asyncio
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
@@ -80,6 +81,8 @@ class SegmentStore:
         """Failed because of damaged layers only: a peer's layers can take their place (gossip.py)."""
         self.memory = MemoryTable()
         self._flushing = MemoryTable()
+        self.out_of_room = False
+        """Failed because the disk was full: once there is room a new start makes it whole again."""
         self._disk = disk
         self._folder = f"segments/{volume}-{id.group}"
         self.layers = LayerMap(disk, self._folder)
@@ -148,7 +151,7 @@ class SegmentStore:
         try:
             await self._disk.replace(f"{self._folder}/manifest", b"%s\n%08x\n" % (line, checksum(line)))
         except OSError as error:
-            self.fail(f"write manifest: {error}")
+            self.fail(f"write manifest: {error}", out_of_room=is_out_of_room(error))
             raise SegmentFailed(f"use {self.id}: {self.failed}") from None
 
     def _manifest(self) -> dict[str, Any]:
@@ -180,10 +183,11 @@ class SegmentStore:
         wrong = [name for name in ours if ours[name] != found.get(name)]
         return f"open {self._folder}/manifest: {', '.join(wrong)} as it was before" if wrong else ""
 
-    def fail(self, why: str, *, mendable: bool = False) -> None:
+    def fail(self, why: str, *, mendable: bool = False, out_of_room: bool = False) -> None:
         """The segment refuses everything from now on: reads, log, promises."""
         if self.failed is None:
             self.failed = why
+            self.out_of_room = out_of_room
             self.mendable = mendable
             events.error("segment.failed", segment=str(self.id), volume=self.volume, reason=why)
 
@@ -391,7 +395,7 @@ class SegmentStore:
                 self.flushed_lsn = table.last_lsn
                 await self.save()
             except OSError as error:
-                self.fail(f"write layer: {error}")
+                self.fail(f"write layer: {error}", out_of_room=is_out_of_room(error))
                 raise
             finally:
                 self._flushing = MemoryTable()
@@ -495,6 +499,10 @@ class SegmentStore:
 
     def close(self) -> None:
         self.layers.close()
+
+
+def is_out_of_room(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _read_manifest(disk: Disk, folder: str) -> dict[str, Any]:

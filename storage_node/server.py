@@ -213,6 +213,8 @@ class StorageService:
         reply = storage_pb2.NodeStatusReply(
             node=node.id, az=node.az, free_bytes=node.free_bytes, sync_us=round(1e6 * node.log.recent_sync_s)
         )
+        if node.log.failed is not None:
+            reply.failed = f"hot log: {node.log.failed}"
         for segment in node.segments.values():
             kinds = [info.kind for info in segment.layers.layers]
             status = reply.segment.add(

@@ -137,6 +137,8 @@ def node_facts(
         failures = (
             [each.state for each in report.segments if each.state.startswith("failed")] if report else []
         )
+        if report is not None and report.failed:
+            failures.append(f"failed: {report.failed}")
         facts[node.id] = NodeFacts(
             silent_s.get(node.id, 0.0),
             report is not None,

@@ -63,6 +63,8 @@ class Facts:
     bad_since_s: Mapping[Key, float] = field(default_factory=dict)
     """By segment: when its node first answered that it is failed or missing, and never else since."""
     fences: Mapping[tuple[VolumeId, GroupId], Fence] = field(default_factory=dict)
+    failed_nodes: Collection[NodeId] = ()
+    """Nodes that can keep no log any more, whatever segments they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +214,12 @@ class _Planner:
             return f"{member.node} has not answered for {silent_s:.0f} s"
         since_s = self._facts.bad_since_s.get((volume.id, group.id, member.node))
         answered_s = self._facts.now_s - silent_s
-        if not member.created or since_s is None or answered_s - since_s < self._patience.failed_s:
+        if since_s is None or answered_s - since_s < self._patience.failed_s:
             return ""
         report = self._report(volume, group, member.node)
-        return report.state if report is not None else f"{member.node} does not have it any more"
+        if report is not None:
+            return report.state
+        return f"{member.node} does not have it any more" if member.created else ""
 
     def _is_well(self, volume: Volume, group: Group, member: Member) -> bool:
         report = self._report(volume, group, member.node)
@@ -317,5 +321,8 @@ class _Planner:
         return {
             node.id
             for node in self._facts.nodes
-            if not node.draining and self._silent_s(node.id) <= _ANSWERING_S and node.id not in failed
+            if not node.draining
+            and self._silent_s(node.id) <= _ANSWERING_S
+            and node.id not in failed
+            and node.id not in self._facts.failed_nodes
         }

@@ -135,6 +135,8 @@ class NodeReport:
     free_bytes: int
     sync_us: int = 0
     """How long its disk's syncs take lately."""
+    failed: str = ""
+    """Why it can keep no log any more, until it is started anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,12 +229,11 @@ async def disk_is_slow(m: Mischief) -> None:
 
 
 async def disk_is_full(m: Mischief) -> None:
+    """Once there is room again the node starts anew, by itself."""
     name = m.some_node()
-    m.needs_restart(name)
     m.world.nodes[name].disk.faults.full = True
     await m.for_a_while()
     m.world.nodes[name].disk.faults.full = False
-    await m.restart([name], power_cut=False)
 
 
 async def disk_breaks(m: Mischief) -> None:

@@ -149,6 +149,8 @@ class SimDisk:
         self._names.pop(path, None)
 
     def free_bytes(self) -> int:
+        if self.faults.full:
+            return 0
         return max(0, self._capacity - sum(len(inode.data) for inode in self._names.values()))
 
     # What files ask of their disk
@@ -162,7 +164,7 @@ class SimDisk:
     def admit(self, data: bytes, path: str) -> bytes:
         """The part of an append that still fits."""
         self.check(path, writes=True)
-        room = 0 if self.faults.full else self.free_bytes()
+        room = self.free_bytes()
         if len(data) > room:
             return data[: self._dice.randint(0, min(room, len(data)))]
         self.bytes_written += len(data)

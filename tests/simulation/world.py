@@ -107,6 +107,7 @@ class World:
         """Somebody met what no run may have."""
         self._checked: dict[int, Lsn] = {}
         """By epoch: how far the disks were compared with what was acknowledged."""
+        self._restarts: list[asyncio.Task[None]] = []
         self._members_checked: dict[GroupId, int] = {}
         self._cache_mib = self.dice.choice([0, 0, 1])
         self._pages_per_group = self.dice.choice([16, 32, 64])
@@ -127,6 +128,13 @@ class World:
             await asyncio.sleep(_LOOK_EVERY_S)
             services = [node.service for node in self.nodes.values() if node.service is not None]
             self._check_new_members()
+            for node in self.nodes.values():
+                if node.service is not None and node.service.must_restart.is_set():
+                    # Whoever watches over processes starts one again that ended to be.
+                    node.service.must_restart.clear()
+                    task = asyncio.create_task(self._restart(node))
+                    task.add_done_callback(self._on_ended)
+                    self._restarts.append(task)
             for segment in (segment for service in services for segment in service.segments.values()):
                 now = segment.chain.timeline.epoch, segment.chain.durable_scl
                 before = told.get(segment, now)
@@ -204,6 +212,12 @@ class World:
             node.check_acknowledged()
             for task in node.service._tasks:
                 task.add_done_callback(lambda task: self._on_ended(task) if process.alive else None)
+
+    async def _restart(self, node: Node) -> None:
+        self.trace.note("restarts", node=node.name)
+        await self.stop_node(node.name, power_cut=False)
+        if node.process is None:
+            await self.start_node(node.name)
 
     async def stop_node(self, name: str, *, power_cut: bool, disk_lost: bool = False) -> None:
         node = self.nodes[name]

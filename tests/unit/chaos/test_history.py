@@ -40,3 +40,8 @@ def test_the_longest_silence_may_be_at_an_end() -> None:
     assert longest_silence_s(samples, 0.0, 4.0) == 2.0
     assert longest_silence_s(samples, 0.0, 7.0) == 4.0
     assert longest_silence_s([], 0.0, 5.0) == 5.0
+
+
+def test_what_the_clients_rest_is_no_silence() -> None:
+    samples = [Sample("bank", 0.0, end, OK) for end in (2.0, 9.0)]
+    assert longest_silence_s(samples, 0.0, 10.0, [(3.0, 8.0)]) == 2.0

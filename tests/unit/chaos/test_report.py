@@ -1,6 +1,8 @@
 """The report says what was done, what came of it, and how to do it again."""
 
-from tests.chaos.cluster import describes_whole
+from typing import Any
+
+from tests.chaos.cluster import ailments, copies_are_alike
 from tests.chaos.faults import FAULTS, Story
 from tests.chaos.history import Sample
 from tests.chaos.judgement import Finding
@@ -18,7 +20,7 @@ STORIES = [Story("node_dies", 101.0, 102.0, "s1", True), Story("node_dies", 103.
 
 def _run(*violations: str) -> Run:
     findings = [Finding("ledger", list(violations), "2 rows")]
-    exits = [Exit(102.0, "s1", 1, "no space | left")]
+    exits = [Exit(at, "s1", 1, "no space | left") for at in (102.0, 103.0)]
     return Run(7, 100.0, 160.0, 165.0, SAMPLES, STORIES, findings, exits)
 
 
@@ -29,7 +31,7 @@ def test_a_report_of_a_run_that_passed() -> None:
     assert "**passed**" in text
     assert "| node_dies | 1 | 1 |" in text
     assert "| bank | 2 | 0 | 0 | 500 |" in text
-    assert "| 2.0 | s1 | 1 | no space / left |" in text
+    assert "| 2 | 2.0 | s1 | 1 | no space / left |" in text
     assert "![throughput" in text
 
 
@@ -49,16 +51,27 @@ def test_every_fault_is_in_the_table_once() -> None:
     assert all(weight > 0 for _, weight in FAULTS)
 
 
-def _status(**changed: object) -> dict[str, object]:
-    segments = [{"group": 0, "state": "ok", "scl": 7} for _ in range(6)]
-    return {"segments": segments, "changes": [], "nodes": [{"health": "ok"}], **changed}
+def _status(**changed: Any) -> dict[str, Any]:
+    nodes = [{"id": "s1", "health": "ok", "why": ""}]
+    return {"segments": [_segment() for _ in range(6)], "changes": [], "nodes": nodes, **changed}
 
 
-def test_whole_is_six_copies_alike_and_no_change() -> None:
-    assert describes_whole(_status())
-    assert not describes_whole(_status(segments=[]))
-    assert not describes_whole(_status(segments=[{"group": 0, "state": "ok", "scl": 7}] * 5))
-    behind = [{"group": 0, "state": "ok", "scl": 7}] * 5 + [{"group": 0, "state": "ok", "scl": 6}]
-    assert not describes_whole(_status(segments=behind))
-    assert not describes_whole(_status(changes=[{"group": 0}]))
-    assert not describes_whole(_status(nodes=[{"health": "gone"}]))
+def _segment(**changed: Any) -> dict[str, Any]:
+    return {"group": 0, "node": "s1", "state": "ok", "scl": 7, **changed}
+
+
+def test_well_is_six_copies_and_no_change() -> None:
+    assert not ailments(_status())
+    assert ailments(_status(segments=[])) == ["there is no group"]
+    assert ailments(_status(segments=[_segment()] * 5)) == ["pg0 has 5 copies"]
+    failed = [*[_segment()] * 5, _segment(state="failed")]
+    assert ailments(_status(segments=failed)) == ["pg0 at s1 is failed"]
+    assert ailments(_status(changes=[{"group": 0, "from": "s1", "to": "s7"}])) == ["pg0: s1 to s7"]
+    gone = [{"id": "s1", "health": "gone", "why": ""}]
+    assert ailments(_status(nodes=gone)) == ["s1 is gone "]
+
+
+def test_copies_are_alike_within_each_group() -> None:
+    other_group = [_segment(group=1, scl=9)] * 6
+    assert copies_are_alike(_status(segments=[*[_segment()] * 6, *other_group]))
+    assert not copies_are_alike(_status(segments=[*[_segment()] * 5, _segment(scl=6)]))

@@ -211,6 +211,14 @@ def test_a_segment_that_was_never_made_is_not_missing() -> None:
     assert seen.plan() == []
 
 
+def test_a_segment_that_fails_before_anybody_confirmed_it_is_replaced() -> None:
+    seen = scene(_FILLING, g="az3", h="az3").silent(f=99).bad("g", 5.2, "failed: hot log")
+    (group,) = seen.groups
+    members = tuple(replace(member, created=member.node != "g") for member in group.members)
+    seen.groups = [replace(group, members=members)]
+    assert seen.plan() == ["pg0: g goes (its replacement: failed: hot log)"]
+
+
 def test_a_loss_that_is_accepted_leaves_one_to_fill_from() -> None:
     lost = {"b": 99.0, "c": 99.0, "d": 99.0, "e": 99.0, "f": 99.0}
     assert scene(_SIX, g="az3").silent(**lost).plan() == []

@@ -321,3 +321,47 @@ def test_a_layer_is_on_disk_when_writing_it_returns() -> None:
         assert opened.records_of(name) == layered.log.records
 
     _with_one_delta(work)
+
+
+# Layers that a peer copies
+
+
+def test_a_layer_that_a_peer_copies_stays_until_the_peer_has_it() -> None:
+    async def work(layered: Layered) -> None:
+        name = layered.map.layers[0].name
+        path = f"segments/7-0/{name}"
+        content = layered.disk.read_all(path)
+        first, second = layered.map.pin([name]), layered.map.pin([name])
+        layered.map.drop([name])
+        layered.map.retire([name])
+        assert layered.map.layers == () and layered.map.has(name)
+        first()
+        assert layered.disk.read_all(path) == content, "another peer copies it still"
+        second()
+        assert not layered.disk.exists(path)
+        assert not layered.map.has(name)
+
+    _with_one_delta(work)
+
+
+def test_a_layer_that_is_pinned_and_not_retired_stays() -> None:
+    async def work(layered: Layered) -> None:
+        name = layered.map.layers[0].name
+        layered.map.pin([name])()
+        assert layered.map.has(name)
+        assert layered.disk.exists(f"segments/7-0/{name}")
+        assert layered.read(1, 2) == layered.log.page_at(1, 2)
+
+    _with_one_delta(work)
+
+
+def test_a_layer_that_nobody_copies_goes_at_once() -> None:
+    async def work(layered: Layered) -> None:
+        name = layered.map.layers[0].name
+        layered.map.pin([name])()
+        layered.map.drop([name])
+        layered.map.retire([name])
+        assert not layered.disk.exists(f"segments/7-0/{name}")
+        assert not layered.map.has(name)
+
+    _with_one_delta(work)

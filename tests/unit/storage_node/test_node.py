@@ -18,10 +18,21 @@ from tests.simulation.sim_disk import SimDisk
 from tests.simulation.virtual_loop import run
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, framed
 from tests.unit.volume.quorum_model import quorum_set
-from volume.errors import CorruptRecord, StaleEpoch, StaleTimeline, VolumeBusy
+from volume.errors import (
+    CorruptRecord,
+    InvalidRequest,
+    SegmentFailed,
+    StaleEpoch,
+    StaleMembership,
+    StaleTimeline,
+    UnknownSegment,
+    VolumeBusy,
+)
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
+from volume.limits import LEASE_S
 
 _MEMBERSHIP = quorum_set("n b c d e f")
+_NONE = Epoch(0)
 _ONE = Epoch(1)
 
 
@@ -229,6 +240,147 @@ def test_creating_a_segment_again_changes_nothing_and_a_newer_membership_does() 
     _with_node(work)
 
 
+# Segments that come and go
+
+
+def test_a_segment_is_created_to_stay() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        membership = quorum_set("a b c d e f+n", epoch=4)
+        await node.create_segment(VOLUME, SegmentId(GroupId(1), 5), membership)
+        again = _node(disk.durable_copy())
+        await again.open()
+        segment = again.segment(VOLUME, GroupId(1))
+        assert (segment.id, segment.membership, segment.state) == (
+            SegmentId(GroupId(1), 5),
+            membership,
+            "filling",
+        )
+
+    _with_node(work)
+
+
+def test_what_a_segment_left_that_was_here_before_is_gone() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        disk.open("segments/7-1/delta-0-9-77.layer", create=True).append(b"of another time")
+        await node.create_segment(VOLUME, SegmentId(GroupId(1), 0), _MEMBERSHIP)
+        assert disk.list("segments/7-1") == ["manifest"]
+
+    _with_node(work)
+
+
+def test_a_segment_that_is_no_member_any_more_is_dropped_for_good() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1])
+        await segment.flush()
+        await node.drop_segment(VOLUME, GROUP, 2)
+        await node.drop_segment(VOLUME, GROUP, 2)
+        with pytest.raises(UnknownSegment):
+            node.segment(VOLUME, GROUP)
+        with pytest.raises(SegmentFailed, match="given up"):
+            segment.check()  # whoever has hold of it still
+        again = _node(disk.durable_copy())
+        await again.open()
+        assert again.segments == {}
+
+    _with_node(work)
+
+
+def test_a_member_is_not_dropped_by_who_does_not_know_that_it_is_one() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = node.segment(VOLUME, GROUP)
+        await segment.join(quorum_set("n b c d e f", epoch=3), _NONE)
+        with pytest.raises(StaleMembership, match="drop pg0/a in membership epoch 2: it is 3"):
+            await node.drop_segment(VOLUME, GROUP, 2)
+        with pytest.raises(InvalidRequest, match="it is a member in epoch 3"):
+            await node.drop_segment(VOLUME, GROUP, 3)
+        await segment.join(quorum_set("g b c d e f", epoch=4), _NONE)
+        await node.drop_segment(VOLUME, GROUP, 4)
+        assert node.segments == {}
+
+    _with_node(work)
+
+
+def test_what_was_dropped_begins_anew_when_it_is_created_again() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1, 2])
+        await segment.flush()
+        await node.drop_segment(VOLUME, GROUP, 2)
+        await node.create_segment(VOLUME, SegmentId(GROUP, 0), quorum_set("+n b c d e f", epoch=3))
+        new = node.segment(VOLUME, GROUP)
+        assert (new.chain.scl, new.chain.promised, new.layers.layers, new.state) == (0, 0, (), "filling")
+
+    _with_node(work)
+
+
+@pytest.mark.parametrize(
+    ("why", "words", "epoch", "slot"),
+    [
+        ("its node has another slot now", "a n c d e f", 3, 1),
+        ("it has failed and was given up", "+n b c d e f", 3, 0),
+        ("it has heard itself that it has another slot now", "a n c d e f", 2, 1),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_segment_was_it_can_never_be_again(why: str, words: str, epoch: int, slot: int) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1])
+        if slot == 0:
+            segment.fail("its disk")
+        await segment.join(quorum_set("a n c d e f" if slot else "n b c d e f", epoch=2), _NONE)
+        # In an epoch that it knows itself it was not given up; it has no other slot by an older one.
+        for stale in [1] if slot else [1, 2]:
+            with pytest.raises(StaleMembership):
+                await node.create_segment(VOLUME, SegmentId(GROUP, slot), quorum_set(words, stale))
+        assert node.segment(VOLUME, GROUP) is segment
+        await node.create_segment(VOLUME, SegmentId(GROUP, slot), quorum_set(words, epoch))
+        new = node.segment(VOLUME, GROUP)
+        assert new is not segment
+        assert (new.id.slot, new.chain.scl, new.failed) == (slot, 0, None)
+
+    _with_node(work)
+
+
+def test_a_segment_that_can_be_mended_is_not_made_anew() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1])
+        segment.fail("a bit flipped", mendable=True)
+        await node.create_segment(VOLUME, SegmentId(GROUP, 0), quorum_set("n b c d e f", epoch=2))
+        assert node.segment(VOLUME, GROUP) is segment
+        assert segment.membership.epoch == 2
+
+    _with_node(work)
+
+
+def test_a_node_opens_without_a_segment_whose_manifest_is_damaged_and_can_have_it_again() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        await _append(node, log, [1, 2])
+        disk.flip_bit("segments/7-0/manifest")
+        again = _node(disk.durable_copy())
+        await again.open()
+        assert list(again.segments) == [(VOLUME, GroupId(1))]
+        await again.create_segment(VOLUME, SegmentId(GROUP, 0), quorum_set("+n b c d e f", epoch=2))
+        assert (again.segment(VOLUME, GROUP).chain.scl, again.segment(VOLUME, GROUP).state) == (0, "filling")
+
+    _with_node(work, groups=2)
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_log_of_a_segment_that_was_there_before_does_not_keep_a_node_from_opening(installed: bool) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        await _append(node, log, [1, 2])
+        await node.drop_segment(VOLUME, GROUP, 2)
+        await node.create_segment(VOLUME, SegmentId(GROUP, 0), quorum_set("+n b c d e f", epoch=3))
+        log.truncate(1)
+        if installed:
+            await node.segment(VOLUME, GROUP).install(log.timeline, LSN_ZERO)
+        again = _node(disk.durable_copy())
+        await again.open()
+        # What counts may be taken: it is the same record wherever it was kept.
+        assert again.segment(VOLUME, GROUP).chain.scl == (1 if installed else 0)
+
+    _with_node(work)
+
+
 def test_a_segment_half_created_is_asked_for_again() -> None:
     disk = SimDisk(random.Random(1))
     disk.open("segments/7-0/delta-1.layer", create=True).append(b"of a crash")
@@ -322,3 +474,55 @@ def test_watchers_hear_of_log_that_peers_brought() -> None:
         assert heard == [1]
 
     _with_node(work)
+
+
+# Leases
+
+
+def _lease_left_s(node: StorageNode, epoch: int) -> float:
+    """To a hundredth: a disk in made-up time takes some as well."""
+    return round(node.lease_left_s(VOLUME, Epoch(epoch)), 2)
+
+
+def test_a_newer_writer_hears_how_long_the_older_one_may_read() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        await asyncio.sleep(10)
+        node.grant_lease(VOLUME, _ONE)
+        assert _lease_left_s(node, 2) == LEASE_S
+        assert _lease_left_s(node, 1) == 0, "its own lease is none to wait for"
+        await asyncio.sleep(0.75 * LEASE_S)
+        assert _lease_left_s(node, 2) == 0.25 * LEASE_S
+        node.grant_lease(VOLUME, _ONE)
+        assert _lease_left_s(node, 2) == LEASE_S
+        await asyncio.sleep(2 * LEASE_S)
+        assert _lease_left_s(node, 2) == 0
+        assert node.lease_left_s(VolumeId(8), Epoch(2)) == 0, "of another volume nobody asked"
+
+    _with_node(work)
+
+
+def test_a_node_that_was_started_anew_does_not_remember_its_leases_and_says_so() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        await asyncio.sleep(10)
+        again = _node(disk.durable_copy())
+        await again.open()
+        assert _lease_left_s(again, 2) == LEASE_S
+        await asyncio.sleep(0.25 * LEASE_S)
+        assert _lease_left_s(again, 2) == 0.75 * LEASE_S
+        again.grant_lease(VOLUME, Epoch(2))
+        assert _lease_left_s(again, 2) == 0
+
+    _with_node(work)
+
+
+def test_nothing_is_confirmed_to_a_writer_once_a_newer_one_is_promised() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        await asyncio.sleep(10)
+        await node.segment(VOLUME, GroupId(1)).promise(Epoch(2))
+        with pytest.raises(StaleEpoch, match="beat in epoch 1: epoch 2 is promised"):
+            node.grant_lease(VOLUME, _ONE)
+        assert _lease_left_s(node, 2) == 0
+        node.grant_lease(VOLUME, Epoch(2))
+        assert _lease_left_s(node, 3) == LEASE_S
+
+    _with_node(work, groups=2)

@@ -22,7 +22,10 @@ from volume.errors import (
     NotYetComplete,
     SegmentFailed,
     StaleEpoch,
+    StaleMembership,
+    StaleTimeline,
     UnknownFormat,
+    UnknownSegment,
 )
 from volume.ids import LSN_ZERO, Epoch, Lsn, PageNumber, SegmentId
 from volume.log_batch import split_frames
@@ -456,5 +459,122 @@ def test_a_peers_layers_that_end_in_annulled_log_leave_the_chain_whole() -> None
         new = log.write(1)
         target.offer(*framed([new], log.timeline.epoch))
         assert target.chain.scl == new.lsn
+
+    _with_store(work)
+
+
+# Members that change
+
+
+def test_a_newer_membership_is_durable_when_it_is_told_and_an_older_one_is_refused() -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        newer = quorum_set("s1 s2 s3 s4 s5 s7", epoch=5)
+        assert await store.join(newer, Epoch(0))
+        loaded = await SegmentStore.load(disk.durable_copy(), _NODE, _FOLDER)
+        assert (loaded.membership, store.membership) == (newer, newer)
+        with pytest.raises(StaleMembership, match="in membership epoch 4: it is 5"):
+            await store.join(quorum_set("s1 s2 s3 s4 s5 s6", epoch=4), Epoch(0))
+        assert not await store.join(newer, Epoch(0)), "known already"
+        assert store.membership == newer
+
+    _with_store(work)
+
+
+def test_with_a_membership_come_the_promises_of_the_group() -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        assert not await store.join(_MEMBERSHIP, Epoch(7)), "it is no newer membership"
+        loaded = await SegmentStore.load(disk.durable_copy(), _NODE, _FOLDER)
+        for each in (store, loaded):
+            with pytest.raises(StaleEpoch):
+                await each.promise(Epoch(6))
+        await store.join(quorum_set("s1 s2 s3 s4 s5 s6", epoch=4), Epoch(2))
+        assert store.chain.promised == 7, "an older one takes nothing back"
+
+    _with_store(work)
+
+
+def test_a_disk_that_cannot_ends_the_segment_when_it_joins() -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        disk.faults.broken = True
+        with pytest.raises(SegmentFailed, match="write manifest"):
+            await store.join(quorum_set("s1 s2 s3 s4 s5 s7", epoch=4), Epoch(0))
+        assert store.failed is not None
+
+    _with_store(work)
+
+
+@pytest.mark.parametrize(("epoch", "known"), [(2, False), (3, True), (4, True)])
+def test_whoever_knows_an_older_membership_is_refused(epoch: int, known: bool) -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        if known:
+            store.check_membership(epoch)
+        else:
+            with pytest.raises(StaleMembership, match=f"in membership epoch {epoch}: it is 3 now"):
+                store.check_membership(epoch)
+
+    _with_store(work)
+
+
+@pytest.mark.parametrize(
+    ("why", "words", "state"),
+    [
+        ("it votes", "s1 s2 s3 s4 s5 s6", "ok"),
+        ("another one is replaced", "s1 s2 s3 s4 s5 s6+s7", "ok"),
+        ("it is replaced", "s1+s7 s2 s3 s4 s5 s6", "ok"),
+        ("it is the replacement", "s7+s1 s2 s3 s4 s5 s6", "filling"),
+        ("it is the replacement of one that is gone", "+s1 s2 s3 s4 s5 s6", "filling"),
+        ("another one has its slot", "s7 s2 s3 s4 s5 s6", "removed"),
+        ("its node votes in another slot", "s7 s1 s3 s4 s5 s6", "removed"),
+        ("its node fills another slot", "s7 s2+s1 s3 s4 s5 s6", "removed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_membership_says_what_a_segment_is(why: str, words: str, state: str) -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        await store.join(quorum_set(words, epoch=4), Epoch(0))
+        assert (store.state, store.filling, store.removed) == (state, state == "filling", state == "removed")
+        assert [peer.node for peer in store.peers] == [
+            m.node for m in store.membership.members if m.node != "s1"
+        ]
+
+    _with_store(work)
+
+
+def test_a_segment_that_is_removed_refuses_all_but_to_hear_of_it() -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        store.offer(*framed([log.write(1)]))
+        log.truncate(1)
+        await store.join(quorum_set("s7 s2 s3 s4 s5 s6", epoch=4), Epoch(0))
+        for refused in (store.promise(Epoch(9)), store.install(log.timeline, LSN_ZERO), store.flush()):
+            with pytest.raises(UnknownSegment, match="s1 is no member in epoch 4"):
+                await refused
+        assert (store.chain.promised, store.chain.timeline.epoch, store.layers.layers) == (1, 1, ())
+        assert await store.join(quorum_set("s7+s1 s2 s3 s4 s5 s6", epoch=5), Epoch(0)), "and it may come back"
+        await store.promise(Epoch(9))
+
+    _with_store(work)
+
+
+def test_a_reader_is_not_served_in_a_timeline_older_than_its_own() -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        store.check_timeline(Epoch(1))
+        with pytest.raises(StaleTimeline, match="read in the timeline of epoch 2: pg0/a has that of 1"):
+            store.check_timeline(Epoch(2))
+        log.truncate(0)
+        await store.install(log.timeline, LSN_ZERO)
+        store.check_timeline(Epoch(2))
+        store.check_timeline(Epoch(1))  # one that is newer counts nothing that is annulled
+
+    _with_store(work)
+
+
+def test_a_segment_that_is_erased_leaves_nothing_behind() -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        store.offer(*framed([log.write(1)]))
+        await store.flush()
+        await store.erase()
+        assert disk.list(_FOLDER) == []
+        for found in (disk.durable_copy(), disk.crash()):
+            assert not found.exists(_MANIFEST)
 
     _with_store(work)
