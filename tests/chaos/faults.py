@@ -1,0 +1,409 @@
+"""What goes wrong, by dice: processes, disks, and the network between real interfaces.
+
+Each fault is a story with an end: what it breaks it mends after a while, or at once when all is to be mended.
+Stories overlap. Nothing here asks whether the cluster can stand it: without a quorum commits just wait; what was
+acknowledged must still be there. The exception is damage: a damaged copy is a lost copy, so a copy is damaged
+only while all six are there and alike, and no other before that one is mended.
+"""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tests.chaos.clients import Gate
+from tests.chaos.cluster import CONTROL, REPLACE_AFTER_S, WRITERS, ZONES, Cluster, ailments
+from tests.chaos.machine import Machine
+from tests.chaos.network import FROM_HOST, TO_HOST, Undo
+
+Fault = Callable[["Mischief"], bool]
+"""Tells whether it did anything."""
+
+_PAUSE_S: Final = 1.5
+_NEXT_S: Final = (0.5, 6.0)
+_WHILE_S: Final = (0.5, 2.0, 5.0, 10.0)
+_DELAY_S: Final = (0.05, 0.1, 0.2, 0.5)
+_LOSS: Final = (0.02, 0.1, 0.3)
+_AWAY_S: Final = (REPLACE_AFTER_S + 3.0, REPLACE_AFTER_S + 10.0)
+_RIVAL_S_MAX: Final = 20.0
+_WELL_S_MAX: Final = 15.0
+_ALIKE_S_MAX: Final = 5.0
+_WHOLE_S_MAX: Final = 20.0
+_SCRUB_S_MAX: Final = 20.0
+_SCRUB_LOOK_S: Final = 0.3
+_FLIP_BYTES: Final = 16
+_MEND_S_MAX: Final = 60.0
+
+
+@dataclass(slots=True)
+class Story:
+    kind: str
+    begin: float
+    end: float = 0.0
+    about: str = ""
+    happened: bool = False
+
+
+class Mischief:
+    def __init__(self, cluster: Cluster, gate: Gate, dice: random.Random) -> None:
+        self.cluster = cluster
+        self.gate = gate
+        self._dice = dice
+        self.rivalry = threading.Lock()
+        """Held while there are two writers."""
+        self.stories: list[Story] = []
+        self.damaged = ""
+        """The node that has a copy which is not known to be mended."""
+        self.needs_restart: set[str] = set()
+        """Nodes whose disk was full: whoever makes room starts them again, at the latest at the end."""
+        self._mending = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._failures: list[BaseException] = []
+        self._own = threading.local()
+
+    def run(self, seconds: float, tell: Callable[[Story], None]) -> None:
+        """Faults one after the other, some at the same time, for so long."""
+        end = time.monotonic() + seconds
+        faults, weights = zip(*FAULTS, strict=True)
+        while time.monotonic() < end:
+            time.sleep(self._dice.expovariate(1 / _PAUSE_S))
+            fault = self._dice.choices(faults, weights)[0]
+            dice, patience_s = random.Random(self._dice.random()), self._dice.uniform(*_NEXT_S)
+            story = Story(fault.__name__, time.monotonic())
+            self.stories.append(story)
+            if fault in DAMAGE:
+                self._wait_for_stories(_WHOLE_S_MAX)
+            thread = threading.Thread(target=self._play, args=(fault, story, dice, tell), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+            thread.join(None if fault in DAMAGE else patience_s)
+            if self._failures:
+                raise self._failures[0]
+
+    def mend_all(self) -> None:
+        """The end of all faults. Each story mends what it broke."""
+        self._mending.set()
+        self._wait_for_stories(_MEND_S_MAX)
+        for name in self.needs_restart:
+            self.machine(name).keep_down()
+            self.machine(name).let_up()
+        if self._failures:
+            raise self._failures[0]
+        assert not any(thread.is_alive() for thread in self._threads), "a fault does not end"
+
+    def _play(self, fault: Fault, story: Story, dice: random.Random, tell: Callable[[Story], None]) -> None:
+        self._own.story, self._own.dice = story, dice
+        try:
+            story.happened = fault(self)
+        except BaseException as error:
+            self._failures.append(error)
+        story.end = time.monotonic()
+        tell(story)
+
+    def _wait_for_stories(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    # For the stories
+
+    @property
+    def is_over(self) -> bool:
+        return self._mending.is_set()
+
+    @property
+    def dice(self) -> random.Random:
+        """This thread's story's own: what others throw makes no difference to it."""
+        dice: random.Random = self._own.dice
+        return dice
+
+    def machine(self, name: str) -> Machine:
+        return self.cluster.machines[name]
+
+    def about(self, *names: str) -> None:
+        """What this thread's story is about."""
+        self._own.story.about = " ".join(names)
+
+    def some_node(self) -> str:
+        return self.dice.choice(list(ZONES))
+
+    def some_zone(self) -> list[str]:
+        zone = self.dice.choice(sorted(set(ZONES.values())))
+        return [name for name, az in ZONES.items() if az == zone]
+
+    def wait(self, seconds: float) -> None:
+        """Less, if all is to be mended."""
+        self._mending.wait(seconds)
+
+    def for_a_while(self) -> None:
+        self.wait(self.dice.choice(_WHILE_S))
+
+    def keep_down(self, names: list[str], seconds: float) -> bool:
+        self.about(*names, f"{seconds:.0f} s")
+        for name in names:
+            self.machine(name).keep_down()
+        self.wait(seconds)
+        for name in names:
+            self.machine(name).let_up()
+        return True
+
+    def pause(self, name: str) -> bool:
+        self.about(name)
+        self.machine(name).send(signal.SIGSTOP)
+        self.for_a_while()
+        self.machine(name).send(signal.SIGCONT)
+        return True
+
+    def for_a_while_then(self, *undoes: Undo) -> bool:
+        self.for_a_while()
+        for undo in undoes:
+            undo()
+        return True
+
+
+def node_dies(m: Mischief) -> bool:
+    return m.keep_down([m.some_node()], m.dice.choice((0.0, 0.5, 3.0)))
+
+
+def zone_dies(m: Mischief) -> bool:
+    return m.keep_down(m.some_zone(), m.dice.choice((0.0, 1.0, 5.0)))
+
+
+def zone_and_one_more_die(m: Mischief) -> bool:
+    zone = m.some_zone()
+    other = m.dice.choice([name for name in ZONES if name not in zone])
+    return m.keep_down([*zone, other], m.dice.choice((0.0, 1.0, 4.0)))
+
+
+def everything_dies(m: Mischief) -> bool:
+    return m.keep_down([*ZONES, CONTROL, m.cluster.home], m.dice.choice((0.0, 1.0)))
+
+
+def writer_dies(m: Mischief) -> bool:
+    return m.keep_down([m.cluster.home], m.dice.choice((0.0, 0.5, 3.0)))
+
+
+def control_dies(m: Mischief) -> bool:
+    return m.keep_down([CONTROL], m.dice.choice((0.0, 2.0, 8.0)))
+
+
+def node_stays_away(m: Mischief) -> bool:
+    """For longer than the control plane's patience: the spare node takes its place."""
+    return m.keep_down([m.some_node()], m.dice.uniform(*_AWAY_S))
+
+
+def writer_is_replaced_while_it_lives(m: Mischief) -> bool:
+    """Another one opens the volume; the first one may be paused meanwhile, and ends once it knows."""
+    if not m.rivalry.acquire(blocking=False):
+        return False
+    before = m.cluster.home
+    other = next(name for name in WRITERS if name != before)
+    paused = m.dice.random() < 0.5
+    m.about(before, "to", other, "paused" if paused else "")
+    if paused:
+        m.machine(before).send(signal.SIGSTOP)
+    m.cluster.home = other
+    m.machine(before).is_retired = True
+    m.machine(other).is_retired = False
+    m.machine(other).let_up()
+    m.for_a_while()
+    m.machine(before).send(signal.SIGCONT)
+    deadline = time.monotonic() + _RIVAL_S_MAX
+    while m.machine(before).runs and time.monotonic() < deadline:
+        m.wait(0.1)
+        time.sleep(0.1)
+    m.machine(before).keep_down()
+    m.rivalry.release()
+    return True
+
+
+def node_is_paused(m: Mischief) -> bool:
+    return m.pause(m.some_node())
+
+
+def writer_is_paused(m: Mischief) -> bool:
+    return m.pause(m.cluster.home)
+
+
+def control_is_paused(m: Mischief) -> bool:
+    return m.pause(CONTROL)
+
+
+def host_hears_nothing(m: Mischief) -> bool:
+    """Or is not heard."""
+    name = m.dice.choice([*ZONES, CONTROL, m.cluster.home])
+    direction = m.dice.choice((TO_HOST, FROM_HOST))
+    m.about(name, direction)
+    return m.for_a_while_then(m.cluster.network.lose(name, direction))
+
+
+def frames_are_lost(m: Mischief) -> bool:
+    names = m.dice.sample([*ZONES, CONTROL, m.cluster.home], m.dice.randint(1, 3))
+    loss = m.dice.choice(_LOSS)
+    m.about(*names, f"{loss:.0%}")
+    return m.for_a_while_then(*(m.cluster.network.lose(name, FROM_HOST, loss) for name in names))
+
+
+def frames_are_late(m: Mischief) -> bool:
+    names = m.dice.sample([*ZONES, CONTROL, m.cluster.home], m.dice.randint(1, 3))
+    delay_s = m.dice.choice(_DELAY_S)
+    m.about(*names, f"{1000 * delay_s:.0f} ms")
+    return m.for_a_while_then(*(m.cluster.network.delay(name, delay_s) for name in names))
+
+
+def zone_is_cut_off(m: Mischief) -> bool:
+    """From the other nodes, the control plane and the writers: in one direction or both."""
+    zone = m.some_zone()
+    others = [name for name in (*ZONES, CONTROL, *WRITERS) if name not in zone]
+    directions = m.dice.choice(("in", "out", "both"))
+    m.about(*zone, directions)
+    undoes = []
+    if directions != "out":
+        undoes += [m.cluster.network.cut(others, name) for name in zone]
+    if directions != "in":
+        undoes += [m.cluster.network.cut(zone, name) for name in others]
+    return m.for_a_while_then(*undoes)
+
+
+def writer_is_cut_off_from_nodes(m: Mischief) -> bool:
+    """From all or some, in one direction or both. Its clients still reach it."""
+    writer, network = m.cluster.home, m.cluster.network
+    nodes = m.dice.sample(list(ZONES), m.dice.randint(3, len(ZONES)))
+    directions = m.dice.choice(("in", "out", "both"))
+    m.about(writer, *nodes, directions)
+    undoes = [network.cut(nodes, writer)] if directions != "out" else []
+    if directions != "in":
+        undoes += [network.cut([writer], node) for node in nodes]
+    return m.for_a_while_then(*undoes)
+
+
+def disk_is_full(m: Mischief) -> bool:
+    name = m.some_node()
+    m.about(name)
+    m.needs_restart.add(name)
+    m.machine(name).fill_disk()
+    m.for_a_while()
+    m.machine(name).free_disk()
+    return True
+
+
+def bytes_rot(m: Mischief) -> bool:
+    """In one layer or hot log of a node that runs, or is down meanwhile. A scrub finds what nobody has read."""
+    name, is_down = m.some_node(), m.dice.random() < 0.5
+    if not _is_well(m):
+        return False
+    with m.gate.closed():
+        if not _is_whole(m):
+            return False
+        if is_down:
+            m.machine(name).keep_down()
+        try:
+            kinds = m.machine(name).data_files()
+            if not kinds:
+                m.about(name, "has no data")
+                return False
+            file = m.dice.choice(m.dice.choice(kinds))
+            m.damaged = name
+            offset = m.dice.randrange(file.stat().st_size)
+            m.about(name, file.name, f"at {offset} of {file.stat().st_size}", "down" if is_down else "")
+            _flip(m.dice, str(file), offset)
+        finally:
+            if is_down:
+                m.machine(name).let_up()
+    threading.Thread(target=_see_to_damage, args=(m, name, m.dice.uniform(1.0, 5.0)), daemon=True).start()
+    return True
+
+
+def disk_is_emptied(m: Mischief) -> bool:
+    """The node comes back with nothing."""
+    name = m.some_node()
+    if not _is_well(m):
+        return False
+    with m.gate.closed():
+        if not _is_whole(m):
+            return False
+        m.about(name)
+        m.machine(name).keep_down()
+        m.machine(name).empty_disk()
+        m.machine(name).let_up()
+    return True
+
+
+def _is_well(m: Mischief) -> bool:
+    """While the clients go on. What keeps it from that goes into the story."""
+    if m.damaged:
+        m.about(f"{m.damaged} is not known to be mended")
+    elif not m.cluster.until(m.cluster.is_well, _WELL_S_MAX):
+        status = m.cluster.status()
+        m.about("; ".join(ailments(status)) if status else "the control plane does not answer")
+    else:
+        return True
+    return False
+
+
+def _is_whole(m: Mischief) -> bool:
+    """While the clients rest."""
+    if m.cluster.until(m.cluster.is_whole, _ALIKE_S_MAX):
+        return True
+    m.about("the copies do not become alike")
+    return False
+
+
+def _flip(dice: random.Random, file: str, offset: int) -> None:
+    with open(file, "r+b", buffering=0) as opened:
+        opened.seek(offset)
+        found = opened.read(_FLIP_BYTES)
+        opened.seek(offset)
+        opened.write(bytes(byte ^ dice.randint(1, 255) for byte in found))
+
+
+def _see_to_damage(m: Mischief, name: str, after_s: float) -> None:
+    """After a while, and until the node has looked at all it has and has nothing left to mend."""
+    m.wait(after_s)
+    while not m.is_over:
+        # One may have been under way: the second one began after the damage for sure.
+        scrubbed = all(scrub(m.cluster, name) is not None for _ in range(2))
+        if scrubbed and m.cluster.until(m.cluster.is_well, _WHOLE_S_MAX):
+            m.damaged = ""
+            return
+
+
+def scrub(cluster: Cluster, name: str) -> list[str] | None:
+    """What it found; None if it did not come to its end."""
+    number = cluster.scrub(name, start=True).get("number", 0)
+    deadline = time.monotonic() + _SCRUB_S_MAX
+    while time.monotonic() < deadline:
+        told = cluster.scrub(name, start=False)
+        if told.get("number", 0) >= number > 0 and not told["running"]:
+            return [str(each) for each in told["found"]]
+        time.sleep(_SCRUB_LOOK_S)
+    return None
+
+
+DAMAGE: Final = (bytes_rot, disk_is_emptied)
+
+FAULTS: Final[list[tuple[Fault, float]]] = [
+    (node_dies, 4),
+    (zone_dies, 2),
+    (zone_and_one_more_die, 2),
+    (everything_dies, 1),
+    (writer_dies, 3),
+    (writer_is_replaced_while_it_lives, 3),
+    (control_dies, 2),
+    (node_stays_away, 3),
+    (node_is_paused, 3),
+    (writer_is_paused, 2),
+    (control_is_paused, 1),
+    (host_hears_nothing, 3),
+    (frames_are_lost, 2),
+    (frames_are_late, 2),
+    (zone_is_cut_off, 2),
+    (writer_is_cut_off_from_nodes, 3),
+    (disk_is_full, 2),
+    (bytes_rot, 4),
+    (disk_is_emptied, 3),
+]
