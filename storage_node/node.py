@@ -15,7 +15,7 @@ from runtime.events import get_logger
 from runtime.transport import Transport
 from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
-from storage_node.layers.compaction import DELTAS_MAX, ImageWriting, Plan
+from storage_node.layers.compaction import DELTAS_MAX, ImageWriting
 from storage_node.scrub import Scrub
 from storage_node.segment_store import SegmentStore, is_out_of_room
 from volume.errors import (
@@ -385,7 +385,7 @@ class StorageNode:
 
     def _flushed(self, key: SegmentKey) -> Lsn:
         segment = self.segments.get(key)
-        return segment.flushed_lsn if segment is not None else Lsn(2**63)
+        return segment.released_lsn if segment is not None else Lsn(2**63)
 
     async def _compacting(self) -> None:
         while True:
@@ -393,11 +393,12 @@ class StorageNode:
             for segment in list(self.segments.values()):
                 if segment.failed is not None:
                     continue
-                wanted = segment.worth_doing()
-                if wanted is not None:
-                    await self._guard(segment, self._compact(segment, wanted))
+                await self._guard(segment, self._compact(segment))
 
-    async def _compact(self, segment: SegmentStore, wanted: Plan) -> None:
+    async def _compact(self, segment: SegmentStore) -> None:
+        wanted = segment.worth_doing()
+        if wanted is None:
+            return
         if wanted.kind == "drop":
             await segment.finish(wanted, None)
             return

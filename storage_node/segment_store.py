@@ -9,7 +9,8 @@ changed under one lock, so that its versions on disk follow each other.
 import asyncio
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from itertools import chain
 from typing import Any, Final
@@ -21,6 +22,7 @@ from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the
 from storage_node.segment.chain import Chain, Report, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
 from volume.errors import (
+    CorruptPage,
     CorruptRecord,
     LsnCollected,
     NotYetComplete,
@@ -74,6 +76,8 @@ class SegmentStore:
         self.chain = Chain()
         self.read_floor = LSN_ZERO
         self.flushed_lsn = LSN_ZERO
+        self.released_lsn = LSN_ZERO
+        """The same as the manifest on the disk has it: log up to here may go from the hot log."""
         self.failed: str | None = None
         self.flushed_at = 0.0
         """When the last layer was written here, by the node's clock."""
@@ -148,11 +152,13 @@ class SegmentStore:
     async def save(self) -> None:
         """Make what the manifest says durable. A disk that cannot is the end of this segment."""
         line = json.dumps(self._manifest()).encode()
+        flushed = self.flushed_lsn
         try:
             await self._disk.replace(f"{self._folder}/manifest", b"%s\n%08x\n" % (line, checksum(line)))
         except OSError as error:
             self.fail(f"write manifest: {error}", out_of_room=is_out_of_room(error))
             raise SegmentFailed(f"use {self.id}: {self.failed}") from None
+        self.released_lsn = flushed
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -191,6 +197,15 @@ class SegmentStore:
             self.mendable = mendable
             events.error("segment.failed", segment=str(self.id), volume=self.volume, reason=why)
 
+    @contextmanager
+    def noticing_damage(self) -> Iterator[None]:
+        """Whoever comes upon damaged layers sees to it that a peer's take their place. Raises CorruptPage on."""
+        try:
+            yield
+        except (CorruptPage, OSError) as error:
+            self.fail(f"{type(error).__name__}: {error}", mendable=True)
+            raise CorruptPage(f"use {self.id}: {error}") from error
+
     @staticmethod
     async def load(disk: Disk, node: str, folder: str) -> "SegmentStore":
         """Read a segment back. Raises CorruptRecord, UnknownFormat."""
@@ -201,7 +216,7 @@ class SegmentStore:
         id = SegmentId(GroupId(fields["group"]), fields["slot"])
         membership = QuorumSet(fields["membership_epoch"], members)
         store = SegmentStore(disk, node, VolumeId(fields["volume"]), id, membership)
-        store.flushed_lsn = Lsn(fields["flushed_lsn"])
+        store.flushed_lsn = store.released_lsn = Lsn(fields["flushed_lsn"])
         timeline = Timeline.decode(bytes.fromhex(fields["timeline"]))
         infos = [LayerInfo.from_json(each) for each in fields["layers"]]
         bad = await store.layers.open(infos, Lsn(fields["retained_from"]))
@@ -209,9 +224,10 @@ class SegmentStore:
             store._missing = tuple(info for info in infos if info.name in bad)
             store.fail(f"layers missing or damaged: {', '.join(bad)}", mendable=True)
         known_vdl = Lsn(fields["known_vdl"])
-        store.chain = Chain(
-            store._counted(store.flushed_lsn, timeline), Epoch(fields["promised"]), timeline, known_vdl
-        )
+        scl = LSN_ZERO
+        with suppress(CorruptPage), store.noticing_damage():
+            scl = store._counted(store.flushed_lsn, timeline)
+        store.chain = Chain(scl, Epoch(fields["promised"]), timeline, known_vdl)
         return store
 
     # Log coming in
@@ -253,14 +269,17 @@ class SegmentStore:
         vdl = self.chain.known_vdl
         tables = [*self._flushing.frames_after(vdl), *self.memory.frames_after(vdl)]
         frames = [*tables, *self.chain.held_frames]
-        return report(chain(self.layers.keys_after(vdl), keys_in(frames)), self.chain.scl, vdl)
+        with self.noticing_damage():
+            return report(chain(self.layers.keys_after(vdl), keys_in(frames)), self.chain.scl, vdl)
 
     async def install(self, timeline: Timeline, vdl: Lsn) -> None:
         """Adopt a newer timeline, durably. One that is not newer changes nothing."""
         async with self.lock:
             self.check()
             if timeline.epoch > self.chain.timeline.epoch:
-                self.chain.install(timeline, self._counted(self.chain.scl, timeline))
+                with self.noticing_damage():
+                    counted = self._counted(self.chain.scl, timeline)
+                self.chain.install(timeline, counted)
                 self.memory = self.memory.clipped(timeline)
                 if not timeline.counts(self.flushed_lsn):
                     self.flushed_lsn = self.chain.scl
@@ -339,7 +358,8 @@ class SegmentStore:
             return b"", log_start
         found: list[bytes] = []
         if lsn < self.flushed_lsn:
-            found = self._from_layers(lsn)
+            with self.noticing_damage():
+                found = self._from_layers(lsn)
         if not found:
             tables = [*self._flushing.frames_after(lsn), *self.memory.frames_after(lsn)]
             found = [*tables, *self.chain.held_frames]
@@ -427,25 +447,34 @@ class SegmentStore:
             self.layers.retire(gone)
 
     async def adopt(self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline) -> bool:
-        """Layers copied from a peer (their names and checksums), whole and checked, take the place of ours. False: they are of no use any
-        more, since we have come as far meanwhile, or another timeline counts, and are removed."""
+        """Layers copied from a peer (their names and checksums), whole and checked, take the place of ours.
+
+        False: they are of no use any more, since we have come as far meanwhile, or another timeline counts,
+        and are removed. The chain goes on from them only once the manifest names them: nobody may be told of
+        what a crash would take back.
+        """
         async with self.lock:
             self.check()
             if complete <= self.chain.scl or timeline.epoch != self.chain.timeline.epoch:
                 self.layers.retire(copied)
                 return False
-            await self._replace_layers(copied, complete, self.chain.jump(complete))
+            await self._replace_layers(copied, complete)
+            if complete > self.chain.scl:
+                self._remember_frames(self.chain.jump(complete))
             return True
 
-    async def _replace_layers(self, copied: Mapping[str, int], complete: Lsn, memory: list[bytes]) -> None:
-        """These layers, which end at `complete`, and these frames, which follow it, are all that there is."""
+    def _remember_frames(self, frames: Iterable[bytes]) -> None:
+        """These follow the layers, and are all that memory holds."""
+        self.memory = MemoryTable()
+        for frame in frames:
+            self.memory.add(frame)
+
+    async def _replace_layers(self, copied: Mapping[str, int], complete: Lsn) -> None:
+        """These layers, which end at `complete`, take the place of all that there are; durable when it returns."""
         old = [info.name for info in (*self.layers.layers, *self._missing)]
         self.layers.drop(old)
         for name, crc in copied.items():
             self.layers.add(name, crc)
-        self.memory = MemoryTable()
-        for frame in memory:
-            self.memory.add(frame)
         self._missing = ()
         self.flushed_lsn = complete
         newest_image = max((i.lsn_to for i in self.layers.layers if i.kind == "image"), default=LSN_ZERO)
@@ -468,7 +497,6 @@ class SegmentStore:
             ):
                 self.layers.retire(copied)
                 return False
-            self.failed, self.mendable = None, False
             clipped = (
                 clip_frame(frame, lambda lsn: lsn > complete and timeline.counts(lsn))
                 for frame in self.memory.frames
@@ -479,7 +507,9 @@ class SegmentStore:
                 chain.on_synced(complete)
             elif complete > chain.scl:
                 memory = chain.jump(complete)
-            await self._replace_layers(copied, complete, memory)
+            self._remember_frames(memory)
+            await self._replace_layers(copied, complete)
+            self.failed, self.mendable = None, False
             return True
 
     def reach_of_ours(self, timeline: Timeline) -> Lsn:

@@ -13,7 +13,7 @@ from runtime.transport import Handlers, Stream
 from storage_node.membership_messages import membership_message, membership_of
 from storage_node.node import StorageNode
 from storage_node.segment_store import SegmentStore
-from volume.errors import CorruptPage, InvalidRequest, SegmentFailed, StaleEpoch, VolumeError
+from volume.errors import InvalidRequest, SegmentFailed, StaleEpoch, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import LAYER_CHUNK_BYTES, READ_PAGES_MAX
 from volume.log_batch import split_frames
@@ -62,11 +62,7 @@ class StorageService:
             request = storage_pb2.ReadPagesRequest.FromString(data)
             try:
                 reply = self._read(request)
-            except (VolumeError, OSError) as error:
-                if isinstance(error, OSError):
-                    error = CorruptPage(f"read pages of pg{request.group}: {error}")
-                if isinstance(error, CorruptPage):
-                    self._segment(request.volume, request.group).fail(str(error), mendable=True)
+            except VolumeError as error:
                 reply = storage_pb2.ReadPagesReply(id=request.id, error=f"{type(error).__name__}: {error}")
             await stream.send(reply.SerializeToString())
 
@@ -78,7 +74,8 @@ class StorageService:
             raise StaleEpoch(f"read in epoch {request.epoch}: epoch {segment.chain.promised} is promised")
         segment.check_timeline(Epoch(request.timeline_epoch))
         lsn, required = Lsn(request.read_lsn), Lsn(request.required_scl)
-        found = [segment.read(PageNumber(page), lsn, required) for page in request.page]
+        with segment.noticing_damage():
+            found = [segment.read(PageNumber(page), lsn, required) for page in request.page]
         self._node.pages_read += len(found)
         return storage_pb2.ReadPagesReply(
             id=request.id,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.agents import CREATE_SEGMENT, NODE_STATUS, Agents
-from control_plane.cluster.model import Instance, Node, NodeId
+from control_plane.cluster.model import Instance, Node, NodeId, Reason
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.observer import Observer
 from control_plane.server import PREFIX, ControlServer, own_facts
@@ -18,6 +18,8 @@ from runtime.clock import RealClock
 from runtime.grpc_transport import GrpcTransport
 from runtime.transport import Handlers
 from volume.errors import InvalidRequest, StaleEpoch
+from volume.ids import Epoch, GroupId
+from volume.limits import LEASE_S
 
 
 async def create_segment(request: bytes) -> bytes:
@@ -30,9 +32,10 @@ async def node_status(request: bytes) -> bytes:
 
 
 class Control:
-    def __init__(self, transport: GrpcTransport, address: str) -> None:
+    def __init__(self, transport: GrpcTransport, address: str, metadata: EmbeddedMetadata) -> None:
         self._transport = transport
         self._address = address
+        self.metadata = metadata
 
     async def ask(self, method: str, request: bytes) -> bytes:
         return await self._transport.call(self._address, PREFIX + method, request, timeout_s=5.0)
@@ -54,7 +57,7 @@ async def control(tmp_path: Path) -> AsyncIterator[Control]:
     own = own_facts("control", "127.0.0.1:0")
     edge = ControlServer(own, "main", metadata, volumes, observer, agents, None, lambda: None)
     server = await transport.serve("127.0.0.1:0", edge.handlers())
-    yield Control(transport, server.address)
+    yield Control(transport, server.address, metadata)
     await volumes.close()
     await observer.close()
     await server.stop(0)
@@ -98,6 +101,43 @@ async def test_a_group_is_added_by_the_writer(control: Control) -> None:
     assert [group.group for group in volume.group] == [0, 1]
 
 
+async def test_a_writer_is_confirmed_while_it_is_the_newest(control: Control) -> None:
+    open_it = pb.OpenVolumeRequest(instance="w1").SerializeToString()
+    await control.ask("OpenVolume", open_it)
+    ours = pb.GetVolumeRequest(epoch=1).SerializeToString()
+    assert pb.Volume.FromString(await control.ask("GetVolume", ours)).epoch == 1
+    newer = pb.Volume.FromString(await control.ask("OpenVolume", open_it))
+    assert 0 < newer.lease_left_ms <= 1000 * LEASE_S
+    with pytest.raises(StaleEpoch):
+        await control.ask("GetVolume", ours)
+
+
+async def test_members_are_told_with_those_that_fill(control: Control) -> None:
+    await control.ask("AddNode", pb.AddNodeRequest(node="s7", az="az3", address="h:7").SerializeToString())
+    await control.metadata.begin_change("main", GroupId(0), Epoch(1), 5, NodeId("s7"), Reason.MOVE)
+    volume = pb.Volume.FromString(await control.ask("GetVolume", b""))
+    (group,) = volume.group
+    assert group.membership_epoch == 2
+    assert [(each.slot, each.node, each.filling) for each in group.member][-2:] == [
+        (5, "s6", False),
+        (5, "s7", True),
+    ]
+    assert group.member[-1].address == "h:7"
+
+
+async def test_a_node_is_drained_and_says_what_is_left_there(control: Control) -> None:
+    drain = pb.DrainRequest(node="s6").SerializeToString()
+    assert pb.DrainReply.FromString(await control.ask("Drain", drain)).segments == 1
+    assert [node.id for node in await control.metadata.nodes() if node.draining] == ["s6"]
+    await control.ask("Drain", pb.DrainRequest(node="s6", undo=True).SerializeToString())
+    assert not any(node.draining for node in await control.metadata.nodes())
+
+
+async def test_a_loss_is_accepted_of_one_group(control: Control) -> None:
+    await control.ask("AcceptLoss", pb.AcceptLossRequest(group=0).SerializeToString())
+    assert (await control.metadata.volume("main")).groups[0].loss_accepted
+
+
 async def test_status_is_one_json_object(control: Control) -> None:
     reply = pb.StatusReply.FromString(await control.ask("Status", b""))
     found = json.loads(reply.json)
@@ -117,6 +157,10 @@ async def test_status_is_one_json_object(control: Control) -> None:
         ("SetWanted", pb.SetWantedRequest(target="s1", wanted="killed")),
         ("Shutdown", pb.ShutdownRequest()),
         ("AddGroup", pb.AddGroupRequest(group=7, epoch=0)),
+        ("AddNode", pb.AddNodeRequest(node="s7", az="az3")),
+        ("AddNode", pb.AddNodeRequest(az="az3", address="h:7")),
+        ("Drain", pb.DrainRequest(node="s99")),
+        ("AcceptLoss", pb.AcceptLossRequest(group=7)),
     ],
     ids=[
         "no such volume",
@@ -125,6 +169,10 @@ async def test_status_is_one_json_object(control: Control) -> None:
         "not a local cluster",
         "nor to be ended",
         "not the next",
+        "no address",
+        "no name",
+        "no such node",
+        "no such group",
     ],
 )
 async def test_what_makes_no_sense_is_refused(

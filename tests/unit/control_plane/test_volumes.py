@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from control_plane.agents import CREATE_SEGMENT, INSTANCE_STATUS, NODE_STATUS, Agents
-from control_plane.cluster.model import Node, NodeId
+from control_plane.cluster.model import Member, Node, NodeId, Reason
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.observer import Observer
 from control_plane.volumes import Volumes
@@ -15,7 +15,8 @@ from proto import storage_pb2
 from runtime.clock import RealClock
 from runtime.transport import Handlers, Server, Stream
 from volume.errors import InvalidRequest, PeerUnavailable, QuorumLost, StaleEpoch
-from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn
+from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, VolumeId
+from volume.limits import LEASE_S
 
 NODES = [Node(NodeId(f"s{i + 1}"), f"az{i // 2 + 1}", f"h:{i}") for i in range(6)]
 
@@ -28,6 +29,7 @@ class StorageNodes:
         self.slow: set[str] = set()
         self.hurry = asyncio.Event()
         self.created: dict[str, set[tuple[int, int]]] = {}
+        self.asked: list[tuple[str, storage_pb2.CreateSegmentRequest]] = []
 
     async def call(self, address: str, method: str, request: bytes, *, timeout_s: float) -> bytes:
         if address in self.down:
@@ -37,7 +39,8 @@ class StorageNodes:
         assert method in (CREATE_SEGMENT, NODE_STATUS), f"{method} is not {INSTANCE_STATUS}"
         if method == CREATE_SEGMENT:
             wanted = storage_pb2.CreateSegmentRequest.FromString(request)
-            assert len(wanted.member) == 6
+            assert len({member.slot for member in wanted.member}) == 6
+            self.asked.append((address, wanted))
             self.created.setdefault(address, set()).add((wanted.group, wanted.slot))
         return b""
 
@@ -50,13 +53,23 @@ class StorageNodes:
     async def close(self) -> None: ...
 
 
+class StandingClock(RealClock):
+    """Time passes when a test says so."""
+
+    at_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.at_s
+
+
 class Cluster:
     def __init__(self, path: Path) -> None:
+        self.clock = StandingClock()
         self.storage = StorageNodes()
         self.metadata = EmbeddedMetadata(path)
         agents = Agents(self.storage)
         self.observer = Observer(agents, self.metadata, RealClock())
-        self.volumes = Volumes(self.metadata, agents, self.observer, RealClock())
+        self.volumes = Volumes(self.metadata, agents, self.observer, self.clock)
 
     async def begin(self) -> None:
         await self.metadata.put_nodes(NODES, [])
@@ -158,3 +171,88 @@ async def test_a_slow_node_is_not_waited_for_and_counts_when_it_comes(
     cluster.storage.hurry.set()
     await cluster.volumes.create_missing()
     assert await created(cluster) == [6, 6]
+
+
+# Leases
+
+MAIN = VolumeId(1)
+
+
+async def test_the_newest_writer_is_confirmed_for_a_while(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    cluster.clock.at_s += 10
+    assert cluster.volumes.lease_left_s(MAIN) == 0
+    assert (await cluster.volumes.confirm("main", Epoch(1))).epoch == 1
+    assert cluster.volumes.lease_left_s(MAIN) == LEASE_S
+    cluster.clock.at_s += 0.75 * LEASE_S
+    assert cluster.volumes.lease_left_s(MAIN) == 0.25 * LEASE_S
+    cluster.clock.at_s += LEASE_S
+    assert cluster.volumes.lease_left_s(MAIN) == 0
+
+
+async def test_a_writer_that_is_not_the_newest_is_not_confirmed(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    await cluster.volumes.open("main", "w2", Epoch(0))
+    cluster.clock.at_s += 10
+    with pytest.raises(StaleEpoch, match="confirm epoch 1 of main: 2 is granted to w2"):
+        await cluster.volumes.confirm("main", Epoch(1))
+    assert cluster.volumes.lease_left_s(MAIN) == 0
+
+
+async def test_whoever_only_looks_is_given_no_lease(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    cluster.clock.at_s += 10
+    assert (await cluster.volumes.confirm("main", Epoch(0))).epoch == 1
+    assert cluster.volumes.lease_left_s(MAIN) == 0
+
+
+async def test_a_lease_outlives_the_grant_of_a_newer_epoch(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    cluster.clock.at_s += 10
+    await cluster.volumes.confirm("main", Epoch(1))
+    await cluster.volumes.open("main", "w2", Epoch(0))
+    assert cluster.volumes.lease_left_s(MAIN) == LEASE_S
+
+
+async def test_a_control_plane_that_was_started_anew_does_not_know_what_was_confirmed(
+    cluster: Cluster,
+) -> None:
+    assert cluster.volumes.lease_left_s(MAIN) == LEASE_S
+    cluster.clock.at_s += 0.75 * LEASE_S
+    assert cluster.volumes.lease_left_s(MAIN) == 0.25 * LEASE_S
+
+
+# Replacements
+
+
+async def test_a_replacement_is_asked_for_with_all_members(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.metadata.put_nodes([Node(NodeId("s7"), "az3", "h:6")], [])
+    await cluster.metadata.begin_change("main", GroupId(0), Epoch(1), 5, NodeId("s7"), Reason.REPAIR)
+    await cluster.observer.look(1.0)
+    await cluster.volumes.create_missing()
+    (asked,) = [each for address, each in cluster.storage.asked if address == "h:6"]
+    assert (asked.slot, asked.membership_epoch) == (5, 2)
+    assert [(each.slot, each.node, each.filling) for each in asked.member] == [
+        *((slot, f"s{slot + 1}", False) for slot in range(6)),
+        (5, "s7", True),
+    ]
+    group = (await cluster.metadata.volume("main")).groups[0]
+    assert group.replacements == (Member(5, NodeId("s7"), created=True, reason=Reason.REPAIR),)
+
+
+async def test_a_replacement_makes_no_group_that_can_be_written(cluster: Cluster) -> None:
+    """Four of six are needed, and a replacement has no vote yet."""
+    cluster.storage.down = {"h:3", "h:4", "h:5"}
+    await cluster.begin()
+    await cluster.metadata.put_nodes([Node(NodeId("s7"), "az3", "h:6")], [])
+    await cluster.metadata.begin_change("main", GroupId(0), Epoch(1), 5, NodeId("s7"), Reason.REPAIR)
+    await cluster.observer.look(1.0)
+    await cluster.volumes.create_missing()
+    assert await created(cluster) == [3]
+    with pytest.raises(QuorumLost):
+        await cluster.volumes.open("main", "w1", Epoch(0))

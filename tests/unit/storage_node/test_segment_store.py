@@ -1,5 +1,6 @@
 """One segment on a disk: what its manifest says, what it reads, what it gives to peers, how it fails."""
 
+import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
@@ -459,6 +460,35 @@ def test_a_peers_layers_that_end_in_annulled_log_leave_the_chain_whole() -> None
         new = log.write(1)
         target.offer(*framed([new], log.timeline.epoch))
         assert target.chain.scl == new.lsn
+
+    _with_store(work)
+
+
+@pytest.mark.parametrize("doing", ["flush", "adopt"])
+def test_nothing_is_told_to_be_durable_before_the_manifest_names_its_layers(doing: str) -> None:
+    """At every moment, what was told is what a power cut would leave."""
+
+    async def work(disk: SimDisk, log: GroupLog, source: SegmentStore) -> None:
+        other = SimDisk(random.Random(2))
+        target = await _opened(other, log)
+        source.offer(*framed([log.write(1), log.write(2)]))
+        await source.flush()
+        other.faults.slow_factor = 100.0
+        if doing == "adopt":
+            copied = await _copied(source, disk, target)
+            task = asyncio.create_task(target.adopt(copied, source.flushed_lsn, log.timeline))
+        else:
+            target.offer(*framed(log.records))
+            task = asyncio.create_task(target.flush())
+        looks = 0
+        while not task.done():
+            left = await SegmentStore.load(other.durable_copy(), _NODE, _FOLDER)
+            assert target.chain.durable_scl <= left.chain.scl
+            assert target.released_lsn <= left.flushed_lsn
+            looks += 1
+            await asyncio.sleep(0.01)
+        assert looks > 5
+        assert target.released_lsn == source.flushed_lsn
 
     _with_store(work)
 

@@ -1,0 +1,534 @@
+"""A writer's driver on real storage nodes and a real control plane, in made-up time: members that change, and leases."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import lz4.block
+import pytest
+
+from control_plane.agents import Agents
+from control_plane.cluster.model import Group, Member, Node, NodeId, Reason
+from control_plane.metadata.embedded import EmbeddedMetadata
+from control_plane.observer import Observer
+from control_plane.server import ControlServer, own_facts
+from control_plane.volumes import Volumes
+from db_instance.volume_driver.batcher import Change
+from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
+from db_instance.volume_driver.driver import DriverSettings, VolumeDriver
+from db_instance.volume_driver.opening import Opened, open_volume
+from proto import control_pb2, storage_pb2
+from runtime.transport import Handlers
+from storage_node.node import StorageNode
+from storage_node.server import StorageService
+from tests.simulation.process import Process
+from tests.simulation.sim_clock import SimClock
+from tests.simulation.sim_disk import SimDisk
+from tests.simulation.sim_transport import Host, Network
+from tests.simulation.virtual_loop import run
+from volume.errors import (
+    InvalidRequest,
+    LeaseExpired,
+    OutcomeUnknown,
+    QuorumLost,
+    StaleMembership,
+    VolumeError,
+)
+from volume.ids import Epoch, GroupId, Lsn, PageNumber
+from volume.limits import LEASE_S
+from volume.page import ZERO_PAGE, checksum, xor_pages
+from volume.redo_record import COMMIT_STAMP, FLAG_CPL
+
+_ZONES: Final = {
+    **{"a": "az1", "b": "az1", "c": "az2", "d": "az2", "e": "az3", "f": "az3"},
+    **{"g": "az3"},
+}
+_GROUP: Final = GroupId(0)
+_CONTROL: Final = "control:1"
+_READ_TIMEOUT_S: Final = 5.0
+
+
+class World:
+    def __init__(self) -> None:
+        self.dice = random.Random(1)
+        self.network = Network(self.dice)
+        self.nodes: dict[str, StorageNode] = {}
+        self.disks: dict[str, SimDisk] = {}
+        self.metadata = EmbeddedMetadata(Path(":memory:"))
+        self.pages: dict[Lsn, bytes] = {}
+        """What page 1 held, by LSN."""
+
+    async def start(self) -> None:
+        for name, az in _ZONES.items():
+            self.disks[name] = SimDisk(self.dice)
+            await self.start_node(name, az)
+        host = self.network.host("control", Process("control"))
+        everybody = [Node(NodeId(name), az, f"{name}:1") for name, az in _ZONES.items()]
+        await self.metadata.put_nodes(everybody[:6], [])
+        self.agents = Agents(host)
+        observer = Observer(self.agents, self.metadata, SimClock())
+        self.volumes = Volumes(self.metadata, self.agents, observer, SimClock())
+        own = own_facts("control", _CONTROL)
+        edge = ControlServer(own, "w", self.metadata, self.volumes, observer, self.agents, None, lambda: None)
+        await host.serve(_CONTROL, edge.handlers())
+        await observer.look(1.0)
+        await self.volumes.create_main(1 << 24)
+        await self.metadata.put_nodes(everybody, [])
+        await observer.look(1.0)
+        await asyncio.sleep(2 * LEASE_S)  # what was granted before the start is over
+
+    async def start_node(self, name: str, az: str) -> None:
+        host = self.network.host(name, Process(name))
+        node = self.nodes[name] = StorageNode(name, az, self.disks[name], host, SimClock(), self.dice)
+        await node.open()
+        await host.serve(f"{name}:1", StorageService(node).handlers())
+        node.start()
+
+    async def stop(self) -> None:
+        for node in self.nodes.values():
+            await node.stop()
+        await self.volumes.close()
+        await self.metadata.close()
+        assert not self.network.bugs, self.network.bugs
+
+    # Instances
+
+    def control_of(self, instance: str) -> tuple[ControlClient, Host]:
+        host = self.network.host(instance, Process(instance))
+        return ControlClient(host, _CONTROL, instance), host
+
+    async def open(self, instance: str) -> VolumeDriver:
+        control, host = self.control_of(instance)
+        opened = await open_volume(control, host, SimClock())
+        return self.drive(opened, control, host)
+
+    def drive(self, opened: Opened, control: ControlClient, host: Host) -> VolumeDriver:
+        settings = DriverSettings(az="az1", commit_timeout_s=3.0, read_timeout_s=_READ_TIMEOUT_S)
+        driver = VolumeDriver(opened, control, host, SimClock(), self.dice, settings)
+        driver.start()
+        return driver
+
+    def append(self, driver: VolumeDriver) -> Lsn:
+        """A commit that changes page 1."""
+        last = driver.last_lsn
+        before = self.pages.get(last, ZERO_PAGE)
+        after = (last + 1).to_bytes(8, "little") + before[8:]
+        payload = COMMIT_STAMP.pack(last + 1, 9) + lz4.block.compress(
+            xor_pages(before, after), store_size=False
+        )
+        previous = last if last in self.pages else Lsn(0)
+        lsn = driver.append([Change(PageNumber(1), previous, checksum(after), FLAG_CPL, payload)])
+        self.pages[lsn] = after
+        return lsn
+
+    async def commit(self, driver: VolumeDriver) -> None:
+        await driver.wait_durable(self.append(driver))
+
+    async def hangs(self, driver: VolumeDriver) -> None:
+        """A commit finds no write quorum."""
+        with pytest.raises(OutcomeUnknown):
+            await self.commit(driver)
+
+    def cut(self, instance: str, *others: str) -> None:
+        """The instance and these hear nothing of each other."""
+        for other in others:
+            self.network.cut(instance, other)
+            self.network.cut(other, instance)
+
+    # Members
+
+    async def group(self) -> Group:
+        return (await self.metadata.volume("main")).groups[0]
+
+    async def begin(self, slot: int, node: str) -> None:
+        group = await self.group()
+        await self.metadata.begin_change(
+            "main", _GROUP, group.membership_epoch, slot, NodeId(node), Reason.REPAIR
+        )
+        await self.volumes.create_missing()
+
+    async def end(self, slot: int, *, keep_new: bool = True) -> None:
+        group = await self.group()
+        await self.metadata.end_change("main", _GROUP, group.membership_epoch, slot, keep_new=keep_new)
+
+    async def tell(self, *names: str) -> None:
+        """These members learn who the members are; without names all."""
+        volume, group = await self.metadata.volume("main"), await self.group()
+        by_id = {node.id: node for node in await self.metadata.nodes()}
+        asked = [member for member in group.members if not names or member.node in names]
+        await asyncio.gather(*(self._tell(volume, group, member, by_id) for member in asked))
+
+    async def _tell(self, volume, group: Group, member: Member, nodes: dict[NodeId, Node]) -> None:  # type: ignore[no-untyped-def]
+        await self.agents.set_membership(volume, group, member, nodes, Epoch(0))
+
+
+def _in_world(work: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        world = World()
+        await world.start()
+        await work(world)
+        await world.stop()
+
+    run(main())
+
+
+async def _soon(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+# Members that change
+
+
+def test_a_writer_that_hears_of_a_replacement_writes_to_both() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await world.begin(5, "g")
+        await world.tell("a", "b", "c")
+        await _soon(lambda: driver.members(_GROUP).epoch == 2)
+        assert sorted(driver.nodes) == list("abcdefg")
+        await world.commit(driver)
+        await _soon(lambda: world.nodes["g"].segment(driver.volume, _GROUP).chain.durable_scl == driver.vdl)
+        world.cut("w", "a", "b")
+        await world.commit(driver)
+        world.cut("w", "g")
+        await world.hangs(driver)
+        world.network.heal()
+        await _soon(lambda: driver.vdl == driver.last_lsn)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_four_others_do_without_the_slot_that_changes() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        world.cut("w", "f", "g")
+        await world.begin(5, "g")
+        await world.tell("a", "b", "c", "d", "e")
+        await _soon(lambda: driver.members(_GROUP).epoch == 2)
+        await world.commit(driver)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_who_is_no_member_any_more_is_written_to_no_more() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.begin(5, "g")
+        await world.tell()
+        await world.commit(driver)
+        await world.end(5)
+        await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch == 3)
+        assert sorted(driver.nodes) == list("abcdeg")
+        world.cut("w", "a", "b")
+        await world.commit(driver)
+        assert world.nodes["f"].segment(driver.volume, _GROUP).chain.scl < driver.vdl
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_a_change_that_is_taken_back_leaves_the_old_member() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.begin(5, "g")
+        await world.tell()
+        await world.commit(driver)
+        await world.end(5, keep_new=False)
+        await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch == 3)
+        assert sorted(driver.nodes) == list("abcdef")
+        world.cut("w", "a", "b")
+        await world.commit(driver)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_what_is_in_flight_when_the_members_change_is_written_to_the_new_ones_too() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        world.cut("w", "a", "b", "f")
+        lsn = world.append(driver)
+        await asyncio.sleep(0.5)
+        assert driver.vdl < lsn, "three of six have it"
+        await world.begin(5, "g")
+        await world.tell("c", "d", "e")
+        await world.end(5)
+        await world.tell()
+        await _soon(lambda: driver.vdl == lsn)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_a_segment_that_is_filled_in_its_own_place_counts_again_when_it_votes() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await world.nodes["f"].drop_segment(driver.volume, _GROUP, 2)
+        await world.begin(5, "f")
+        await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch == 2)
+        world.cut("w", "a", "b")
+        await world.hangs(driver)
+        await world.end(5)
+        await world.tell()
+        await _soon(lambda: driver.vdl == driver.last_lsn)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_a_volume_is_opened_with_a_replacement_that_has_no_vote() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await driver.stop()
+        await world.begin(5, "g")
+        await world.tell()
+        again = await world.open("w2")
+        assert again.vdl == driver.vdl
+        assert sorted(again.nodes) == list("abcdefg")
+        await world.commit(again)
+        for name in "ab":
+            world.network.kill(name)
+            await world.nodes.pop(name).stop()
+        third = await world.open("w3")
+        assert (third.vdl, third.writable) == (again.vdl, True)
+        world.network.kill("g")
+        await world.nodes.pop("g").stop()
+        fourth = await world.open("w4")
+        assert not fourth.writable, "F alone is no slot: three are left"
+        for each in (again, third, fourth):
+            await each.stop()
+
+    _in_world(story)
+
+
+def test_an_opening_whose_members_change_meanwhile_is_begun_again() -> None:
+    async def story(world: World) -> None:
+        class Overtaken(ControlClient):
+            async def open_volume(self) -> VolumeLayout:
+                layout = await super().open_volume()
+                await world.begin(5, "g")
+                await world.tell("a", "b", "c")
+                return layout
+
+        host = world.network.host("w", Process("w"))
+        with pytest.raises(StaleMembership):
+            await open_volume(Overtaken(host, _CONTROL, "w"), host, SimClock())
+        driver = await world.open("w")
+        assert driver.members(_GROUP).epoch == 2
+        await world.commit(driver)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_pages_are_read_from_whoever_is_a_member_now() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        for slot, node in ((5, "g"), (4, "f")):
+            await world.begin(slot, node)
+            await world.tell()
+            await world.commit(driver)
+            await _soon(lambda node=node: driver.group_scl()[_GROUP][node] == driver.vdl)  # type: ignore[misc]
+            await world.end(slot)
+            await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch == 5)
+        for name in "abcde":
+            world.cut("w", name)
+        await asyncio.sleep(0.1)
+        ((lsn, page),) = await driver.read_pages([PageNumber(1)], driver.vdl)
+        assert (lsn, page) == (driver.vdl, world.pages[driver.vdl])
+        await driver.stop()
+
+    _in_world(story)
+
+
+# Leases
+
+
+def test_a_writer_that_is_cut_off_reads_no_more_and_goes_on_when_it_is_back() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await driver.wait_for_lease()
+        assert driver.lease_holds()
+        world.cut("w", *"abcdef", "control")
+        await asyncio.sleep(0.5 * LEASE_S)
+        assert driver.lease_holds(), "nobody can have acknowledged anything else yet"
+        await asyncio.sleep(0.6 * LEASE_S)
+        assert not driver.lease_holds()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(LeaseExpired):
+            await driver.wait_for_lease()
+        assert asyncio.get_running_loop().time() - began >= _READ_TIMEOUT_S
+        waiting = asyncio.create_task(driver.wait_for_lease())
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        world.network.heal()
+        await waiting
+        assert driver.lease_holds()
+        await driver.stop()
+
+    _in_world(story)
+
+
+@pytest.mark.parametrize(
+    ("why", "cut", "holds"),
+    [
+        ("four confirm", ["a", "b", "control"], True),
+        ("three do not", ["a", "b", "c", "control"], False),
+        ("the control plane does where storage does not", ["a", "b", "c"], True),
+        ("the control plane alone", list("abcdef"), True),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_lease_holds_as_long_as_somebody_confirms_it(why: str, cut: list[str], holds: bool) -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await driver.wait_for_lease()
+        world.cut("w", *cut)
+        for _ in range(40):
+            await asyncio.sleep(0.1)
+            assert driver.lease_holds() or not holds
+        assert driver.lease_holds() == holds
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_while_a_segment_of_group_0_is_replaced_both_confirm() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.begin(5, "g")
+        await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch == 2)
+        world.cut("w", "a", "b", "control")
+        await asyncio.sleep(3 * LEASE_S)
+        assert driver.lease_holds()
+        world.cut("w", "g")
+        await asyncio.sleep(3 * LEASE_S)
+        assert not driver.lease_holds()
+        await driver.stop()
+
+    _in_world(story)
+
+
+@pytest.mark.parametrize("confirmed_by", ["storage", "control"])
+def test_a_newer_writer_is_open_when_the_older_one_reads_no_more(confirmed_by: str) -> None:
+    async def story(world: World) -> None:
+        old = await world.open("w")
+        await world.commit(old)
+        if confirmed_by == "control":
+            world.cut("w", "a", "b", "c")
+            await asyncio.sleep(3 * LEASE_S)
+        assert old.lease_holds()
+        world.cut("w", *"abcdef", "control")
+        new = await world.open("w2")
+        assert not old.lease_holds()
+        await world.commit(new)
+        await old.stop()
+        await new.stop()
+
+    _in_world(story)
+
+
+def test_where_the_older_writer_has_no_lease_nobody_waits() -> None:
+    async def story(world: World) -> None:
+        old = await world.open("w")
+        await old.stop()
+        await asyncio.sleep(2 * LEASE_S)
+        began = asyncio.get_running_loop().time()
+        new = await world.open("w2")
+        assert asyncio.get_running_loop().time() - began < 0.5 * LEASE_S
+        await new.stop()
+
+    _in_world(story)
+
+
+def test_a_writer_that_asks_the_control_plane_hears_that_a_newer_one_is_granted() -> None:
+    async def story(world: World) -> None:
+        old = await world.open("w")
+        world.cut("w", *"abcdef")
+        await world.metadata.grant_epoch("main", Epoch(0), "w2")
+        await asyncio.wait_for(old.fenced, 5)
+        with pytest.raises(LeaseExpired):
+            await asyncio.sleep(2 * LEASE_S)
+            await old.wait_for_lease()
+        await old.stop()
+
+    _in_world(story)
+
+
+def test_a_volume_that_can_only_be_read_is_read_under_the_lease_of_the_control_plane() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await driver.stop()
+        for name in "abc":
+            world.network.kill(name)
+            await world.nodes.pop(name).stop()
+        reading = await world.open("w2")
+        assert not reading.writable
+        await reading.wait_for_lease()
+        ((lsn, _),) = await reading.read_pages([PageNumber(1)], reading.vdl)
+        assert lsn == driver.vdl
+        world.cut("w2", "control")
+        await asyncio.sleep(2 * LEASE_S)
+        assert not reading.lease_holds()
+        await reading.stop()
+        world.network.kill("d")
+        await world.nodes.pop("d").stop()
+        with pytest.raises(QuorumLost):
+            await world.open("w3")
+
+    _in_world(story)
+
+
+# What makes no sense
+
+
+@pytest.mark.parametrize("slots", [range(5), [0, 1, 2, 3, 4, 4], range(7)])
+def test_members_that_are_no_group_are_refused(slots: list[int]) -> None:
+    told = [
+        control_pb2.Member(slot=slot, node=f"n{i}", address="n:1", az="az1") for i, slot in enumerate(slots)
+    ]
+    group = control_pb2.Group(group=0, membership_epoch=1, member=told)
+    volume = control_pb2.Volume(volume=1, name="main", segment_size=1 << 24, group=[group])
+
+    async def open_volume_(_: bytes) -> bytes:
+        return volume.SerializeToString()
+
+    async def main() -> None:
+        network = Network(random.Random(1))
+        control = network.host("control", Process("control"))
+        await control.serve(_CONTROL, Handlers({"/sixfold.control.Control/OpenVolume": open_volume_}))
+        client = ControlClient(network.host("w", Process("w")), _CONTROL, "w")
+        with pytest.raises(InvalidRequest, match="read members of pg0"):
+            await client.open_volume()
+
+    run(main())
+
+
+def test_a_node_that_tells_members_that_are_no_group_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        client = driver.nodes["a"]
+        before = driver.members(_GROUP)
+        with pytest.raises(VolumeError, match="read members of pg0 from a"):
+            client._on_newer(storage_pb2.Membership(volume=1, group=0, epoch=9))
+        assert driver.members(_GROUP) == before
+        await driver.stop()
+
+    _in_world(story)
