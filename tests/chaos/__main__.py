@@ -23,7 +23,15 @@ from tests.chaos.judgement import Finding, judge, scrub_all, wait_until_served, 
 from tests.chaos.network import CommandFailed
 from tests.chaos.plot import plot
 from tests.chaos.report import WORKLOADS, Run, exits_by_reason, markdown
-from tests.chaos.workloads import CLIENTS_EACH, BankClient, ChurnClient, ListClient, RegisterClient, set_up
+from tests.chaos.workloads import (
+    CLIENTS_EACH,
+    BankClient,
+    ChurnClient,
+    ListClient,
+    RegisterClient,
+    RegisterReader,
+    set_up,
+)
 from tests.cluster.ledger import Ledger
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -140,7 +148,9 @@ def _clients(
 ) -> list[Client]:
     guard = Guard()
     BankClient.ledger = ledger
-    kinds = [kind for kind in (BankClient, ListClient, RegisterClient) for _ in range(CLIENTS_EACH)]
+    kinds = [
+        kind for kind in (BankClient, ListClient, RegisterClient, RegisterReader) for _ in range(CLIENTS_EACH)
+    ]
     return [
         kind(cluster, history, gate, guard, random.Random(dice.random())) for kind in (*kinds, ChurnClient)
     ]

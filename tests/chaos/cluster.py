@@ -28,7 +28,7 @@ REPLACE_AFTER_S: Final = 5
 _SEGMENT_BYTES: Final = 4 << 20
 _DISK: Final = "512m"
 _CONTROL_PORT, _NODE_PORT, _INSTANCE_PORT, _SQL_PORT, _METRICS_PORT = 5450, 5451, 5460, 5440, 5470
-_COMMIT_TIMEOUT_S: Final = 10
+COMMIT_TIMEOUT_S: Final = 10
 _FENCED: Final = 3
 _LOOK_S: Final = 0.1
 _COPIES: Final = 6
@@ -81,7 +81,7 @@ class Cluster:
         elif name in WRITERS:
             words = ["db_instance", *words, "--az", zone, "--listen", self._at(name, _INSTANCE_PORT)]
             words += ["--control", self._at(CONTROL, _CONTROL_PORT), "--sql", self._at(name, _SQL_PORT)]
-            words += ["--commit-timeout", str(_COMMIT_TIMEOUT_S)]
+            words += ["--commit-timeout", str(COMMIT_TIMEOUT_S)]
         else:
             words = ["control_plane", *words, "--listen", self._at(name, _CONTROL_PORT)]
             words += ["--segment-size", str(_SEGMENT_BYTES), "--replace-after", str(REPLACE_AFTER_S)]

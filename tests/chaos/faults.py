@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.chaos.clients import Gate
-from tests.chaos.cluster import CONTROL, REPLACE_AFTER_S, WRITERS, ZONES, Cluster, ailments
+from tests.chaos.cluster import COMMIT_TIMEOUT_S, CONTROL, REPLACE_AFTER_S, WRITERS, ZONES, Cluster, ailments
 from tests.chaos.machine import Machine
 from tests.chaos.network import FROM_HOST, TO_HOST, Undo
 
@@ -28,6 +28,8 @@ _WHILE_S: Final = (0.5, 2.0, 5.0, 10.0)
 _DELAY_S: Final = (0.05, 0.1, 0.2, 0.5)
 _LOSS: Final = (0.02, 0.1, 0.3)
 _AWAY_S: Final = (REPLACE_AFTER_S + 3.0, REPLACE_AFTER_S + 10.0)
+_CUT_OFF_S: Final = (COMMIT_TIMEOUT_S + 2.0, COMMIT_TIMEOUT_S + 6.0)
+"""Until clients that wait for a commit have given up, and write elsewhere."""
 _RIVAL_S_MAX: Final = 20.0
 _WELL_S_MAX: Final = 15.0
 _ALIKE_S_MAX: Final = 5.0
@@ -187,6 +189,25 @@ def writer_dies(m: Mischief) -> bool:
     return m.keep_down([m.cluster.home], m.dice.choice((0.0, 0.5, 3.0)))
 
 
+def writer_dies_half_heard(m: Mischief) -> bool:
+    """What it wrote last is on one node, or two, and they are down when the next one opens: it cannot know."""
+    writer = m.cluster.home
+    heard = m.dice.sample(list(ZONES), m.dice.choice((1, 2)))
+    m.about(writer, "by", *heard)
+    # Nobody tells the others either.
+    undoes = [m.cluster.network.cut([writer, *heard], name) for name in ZONES if name not in heard]
+    m.wait(m.dice.uniform(0.5, 2.0))
+    for name in (writer, *heard):
+        m.machine(name).keep_down()
+    for undo in undoes:
+        undo()
+    m.machine(writer).let_up()
+    m.wait(m.dice.uniform(2.0, 5.0))
+    for name in heard:
+        m.machine(name).let_up()
+    return True
+
+
 def control_dies(m: Mischief) -> bool:
     return m.keep_down([CONTROL], m.dice.choice((0.0, 2.0, 8.0)))
 
@@ -197,20 +218,27 @@ def node_stays_away(m: Mischief) -> bool:
 
 
 def writer_is_replaced_while_it_lives(m: Mischief) -> bool:
-    """Another one opens the volume; the first one may be paused meanwhile, and ends once it knows."""
+    """Another one opens the volume; the first one may be paused meanwhile, or hear of nobody but its clients,
+    and ends once it knows."""
     if not m.rivalry.acquire(blocking=False):
         return False
     before = m.cluster.home
     other = next(name for name in WRITERS if name != before)
-    paused = m.dice.random() < 0.5
-    m.about(before, "to", other, "paused" if paused else "")
-    if paused:
+    hindrance = m.dice.choice(("", "paused", "cut off"))
+    m.about(before, "to", other, hindrance)
+    if hindrance == "paused":
         m.machine(before).send(signal.SIGSTOP)
+    elif hindrance == "cut off":
+        undo = m.cluster.network.cut([*ZONES, CONTROL], before)
     m.cluster.home = other
     m.machine(before).is_retired = True
     m.machine(other).is_retired = False
     m.machine(other).let_up()
-    m.for_a_while()
+    if hindrance == "cut off":
+        m.wait(m.dice.uniform(*_CUT_OFF_S))
+        undo()
+    else:
+        m.for_a_while()
     m.machine(before).send(signal.SIGCONT)
     deadline = time.monotonic() + _RIVAL_S_MAX
     while m.machine(before).runs and time.monotonic() < deadline:
@@ -392,6 +420,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (zone_and_one_more_die, 2),
     (everything_dies, 1),
     (writer_dies, 3),
+    (writer_dies_half_heard, 3),
     (writer_is_replaced_while_it_lives, 3),
     (control_dies, 2),
     (node_stays_away, 3),

@@ -197,6 +197,14 @@ class ChurnClient(Client):
         return  # each row says itself what it must be
 
 
+class RegisterReader(RegisterClient):
+    """It never waits for a commit: a writer that was replaced and does not know would have it read what is old."""
+
+    def transact(self, connection: Connection, attempt: Attempt) -> None:
+        key = some_key(self)
+        self._operation = (key, "read", read_register(connection, key), None)
+
+
 def read_register(connection: Connection, key: int) -> int | None:
     row = connection.execute("SELECT value FROM registers WHERE id = %s", (key,)).fetchone()
     return row[0] if row is not None else None
