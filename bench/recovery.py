@@ -30,9 +30,10 @@ from bench.sixfold_side import BASE_PORT, REPOSITORY, SixfoldSide, sixfold_side
 from bench.tables import TextTable, bullets, console
 from sixfold.layout import parse_size
 
-KILLS: Final = 5
+KILLS: Final = 3
 CLIENTS: Final = 8
-UNDER_LOAD_S: Final = 2.0
+UNDER_LOAD_S: Final = 11.0
+"""A process that ended sooner after its start counts as crashing, and is started again later each time."""
 AGAIN_S: Final = 0.01
 BACK_S_MAX: Final = 60.0
 

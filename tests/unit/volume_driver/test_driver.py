@@ -15,6 +15,7 @@ from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.observer import Observer
 from control_plane.server import ControlServer, own_facts
 from control_plane.volumes import Volumes
+from db_instance.volume_driver import opening
 from db_instance.volume_driver.batcher import Change
 from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
 from db_instance.volume_driver.driver import DriverSettings, VolumeDriver
@@ -28,6 +29,8 @@ from tests.simulation.sim_clock import SimClock
 from tests.simulation.sim_disk import SimDisk
 from tests.simulation.sim_transport import Host, Network
 from tests.simulation.virtual_loop import run
+from tests.unit.volume.quorum_model import quorum_set as members_of
+from volume import quorum_set
 from volume.errors import (
     InvalidRequest,
     LeaseExpired,
@@ -187,6 +190,7 @@ def test_a_writer_that_hears_of_a_replacement_writes_to_both() -> None:
     async def story(world: World) -> None:
         driver = await world.open("w")
         await world.commit(driver)
+        world.cut("w", "control")  # storage tells it
         await world.begin(5, "g")
         await world.tell("a", "b", "c")
         await _soon(lambda: driver.members(_GROUP).epoch == 2)
@@ -257,14 +261,34 @@ def test_what_is_in_flight_when_the_members_change_is_written_to_the_new_ones_to
         driver = await world.open("w")
         await world.commit(driver)
         world.cut("w", "a", "b", "f")
-        lsn = world.append(driver)
+        commit = asyncio.create_task(world.commit(driver))
         await asyncio.sleep(0.5)
-        assert driver.vdl < lsn, "three of six have it"
         await world.begin(5, "g")
-        await world.tell("c", "d", "e")
+        await world.tell("c", "d", "e", "g")
+        await _soon(lambda: driver.group_scl()[_GROUP].get("g") == driver.last_lsn)
+        await asyncio.sleep(0.5)
+        assert not commit.done(), "C, D and E have it, and of the fourth slot G alone"
         await world.end(5)
+        await world.tell("c")
+        await asyncio.wait_for(commit, 1)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_what_was_known_of_the_members_before_is_forgotten() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        before = driver.members(_GROUP)
+        await world.begin(5, "g")
         await world.tell()
-        await _soon(lambda: driver.vdl == lsn)
+        await _soon(lambda: driver.members(_GROUP).epoch == 2)
+        now = driver.members(_GROUP)
+        for late in (before, now):
+            driver.on_members(_GROUP, late)
+        driver.on_members(GroupId(7), before)
+        assert driver.members(_GROUP) == now
+        await world.commit(driver)
         await driver.stop()
 
     _in_world(story)
@@ -338,22 +362,50 @@ def test_pages_are_read_from_whoever_is_a_member_now() -> None:
     async def story(world: World) -> None:
         driver = await world.open("w")
         await world.commit(driver)
-        for slot, node in ((5, "g"), (4, "f")):
-            await world.begin(slot, node)
-            await world.tell()
-            await world.commit(driver)
-            await _soon(lambda node=node: driver.group_scl()[_GROUP][node] == driver.vdl)  # type: ignore[misc]
-            await world.end(slot)
-            await world.tell()
-        await _soon(lambda: driver.members(_GROUP).epoch == 5)
-        for name in "abcde":
-            world.cut("w", name)
-        await asyncio.sleep(0.1)
+        await world.begin(5, "g")
+        await world.tell()
+        await world.commit(driver)
+        await _soon(lambda: driver.group_scl()[_GROUP].get("g") == driver.vdl)
+        await world.end(5)
+        await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch == 3)
+        world.cut("w", *"abcdef")
         ((lsn, page),) = await driver.read_pages([PageNumber(1)], driver.vdl)
         assert (lsn, page) == (driver.vdl, world.pages[driver.vdl])
         await driver.stop()
 
     _in_world(story)
+
+
+@pytest.mark.parametrize(
+    ("why", "words", "answer_after_s", "needed", "counted"),
+    [
+        ("three slots", "a b c d e f", {"a": 0, "b": 0, "c": 0, "d": 9, "e": 9, "f": 9}, 3, "abc"),
+        ("a moment for those that come soon", "a b c d e f", {"a": 0, "b": 0, "c": 0, "d": 0.2}, 3, "abcd"),
+        ("F and G are one slot", "a b c d e f+g", {"a": 0, "f": 0, "g": 0, "b": 2, "c": 2}, 3, "abcfg"),
+        ("F without G is none", "a b c d e f+g", {"a": 0, "b": 0, "f": 0}, 3, None),
+        ("G without F is none", "a b c d e +g", {"a": 0, "b": 0, "g": 0}, 3, None),
+        ("two slots", "a b c d e f", {"a": 0, "b": 0}, 3, None),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_an_opening_waits_for_slots(
+    why: str, words: str, answer_after_s: dict[str, float], needed: int, counted: str | None
+) -> None:
+    async def ask(_: GroupId, member: quorum_set.Member) -> str:
+        await asyncio.sleep(answer_after_s.get(member.node, 3600))
+        return member.node
+
+    async def main() -> None:
+        asked = opening._in_group(_GROUP, members_of(words), ask, needed)
+        if counted is None:
+            with pytest.raises(QuorumLost, match="2 of 6 segments of pg0 answered, 3 are needed"):
+                await asked
+        else:
+            found = await asked
+            assert found == {node: node for node in counted}
+
+    run(main())
 
 
 # Leases
@@ -425,13 +477,26 @@ def test_while_a_segment_of_group_0_is_replaced_both_confirm() -> None:
     _in_world(story)
 
 
+def test_members_that_have_not_confirmed_it_end_a_lease_at_once() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        world.cut("w", "b", "c", "control")
+        await asyncio.sleep(3 * LEASE_S)
+        assert driver.lease_holds(), "A, D, E and F confirm it"
+        driver.on_members(_GROUP, members_of("a b c d e f+g", epoch=2))
+        assert not driver.lease_holds()
+        await driver.stop()
+
+    _in_world(story)
+
+
 @pytest.mark.parametrize("confirmed_by", ["storage", "control"])
 def test_a_newer_writer_is_open_when_the_older_one_reads_no_more(confirmed_by: str) -> None:
     async def story(world: World) -> None:
         old = await world.open("w")
         await world.commit(old)
         if confirmed_by == "control":
-            world.cut("w", "a", "b", "c")
+            world.cut("w", *"abcdef")
             await asyncio.sleep(3 * LEASE_S)
         assert old.lease_holds()
         world.cut("w", *"abcdef", "control")
@@ -521,7 +586,7 @@ def test_members_that_are_no_group_are_refused(slots: list[int]) -> None:
     run(main())
 
 
-def test_a_node_that_tells_members_that_are_no_group_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_tells_members_that_are_no_group_is_not_believed() -> None:
     async def story(world: World) -> None:
         driver = await world.open("w")
         client = driver.nodes["a"]
