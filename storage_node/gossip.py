@@ -112,6 +112,14 @@ class Gossip:
         except OSError as error:
             events.error("gossip.disk_failed", source=source.node, reason=str(error))
 
+    async def forget(self, segment: SegmentStore) -> None:
+        """It is given up: nothing is copied for it any more. Another one may soon be in its folder."""
+        self._filled.discard(segment)
+        copying = self._copying.pop(segment, None)
+        if copying is not None:
+            copying.cancel()
+            await asyncio.gather(copying, return_exceptions=True)
+
     def _waits_for_layers(self, segment: SegmentStore) -> bool:
         """Its log would come in vain: layers are on their way, or must be looked for first."""
         return segment in self._copying or (segment.filling and segment not in self._filled)
@@ -201,7 +209,9 @@ class Gossip:
         if source is None or segment in self._copying:
             return
         self._copying[segment] = task = asyncio.create_task(self._copy(source, segment))
-        await task
+        await asyncio.wait([task])  # it may be given up, but gossip goes on
+        if not task.cancelled():
+            task.result()
 
 
 def _nodes_of(segment: SegmentStore) -> list[tuple[str, str]]:

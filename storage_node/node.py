@@ -187,6 +187,7 @@ class StorageNode:
     async def _forget(self, segment: SegmentStore) -> None:
         segment.fail("given up")
         del self.segments[segment.key]
+        await self.gossip.forget(segment)
         async with segment.lock:
             try:
                 await segment.erase()

@@ -94,6 +94,8 @@ class SegmentStore:
         """Layers that could not be opened. The manifest goes on naming them until others have taken their place:
         without them it would describe a segment that is whole, and is not."""
         self.lock = asyncio.Lock()
+        self._erased = False
+        """Given up: another segment of the group may be in the folder by now."""
         self._recent: dict[PageNumber, tuple[Lsn, bytes]] = {}
 
     @property
@@ -151,6 +153,7 @@ class SegmentStore:
 
     async def save(self) -> None:
         """Make what the manifest says durable. A disk that cannot is the end of this segment."""
+        self._check_not_erased()
         line = json.dumps(self._manifest()).encode()
         flushed = self.flushed_lsn
         try:
@@ -434,6 +437,7 @@ class SegmentStore:
     async def finish(self, done: Plan, writing: ImageWriting | None) -> None:
         """A plan is carried out: its layer counts, what it replaces goes."""
         async with self.lock:
+            self._check_not_erased()
             gone = [info.name for info in done.inputs] if done.kind != "images" else []
             if writing is not None:
                 await writing.file.sync()
@@ -521,11 +525,16 @@ class SegmentStore:
 
     async def erase(self) -> None:
         """The manifest goes first: without it the rest is nothing."""
+        self._erased = True
         self._disk.remove(f"{self._folder}/manifest")
         await self._disk.sync_folder(self._folder)
         names = [info.name for info in (*self.layers.layers, *self._missing)]
         self.layers.drop(names)
         self.layers.retire(names)
+
+    def _check_not_erased(self) -> None:
+        if self._erased:
+            raise SegmentFailed(f"use {self.id}: {self.failed}")
 
     def close(self) -> None:
         self.layers.close()

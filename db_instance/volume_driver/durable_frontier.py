@@ -55,9 +55,12 @@ class DurableFrontier:
 
     def change_members(self, group: GroupId, members: QuorumSet) -> list[Round]:
         """The group has other members from now on; rounds that this completes. What was durable stays so."""
-        assert members.epoch > self._members[group].epoch
+        before = self._members[group].epoch
+        assert members.epoch > before
         self._members[group] = members
-        known = self._scl[group]
+        # Of changes that we have not heard of a node may have lost its segment, and have another one now: it
+        # tells again what it has.
+        known = self._scl[group] if members.epoch == before + 1 else {}
         self._scl[group] = {
             # A replacement may be on the node of the segment that is gone: what that one had does not count.
             member.node: LSN_ZERO if member.filling else known.get(member.node, LSN_ZERO)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from storage_node import hot_log
 from storage_node import node as node_module
+from storage_node.layers.compaction import ImageWriting, Plan
 from storage_node.node import StorageNode
 from storage_node.segment_store import SegmentStore
 from tests.simulation.sim_clock import SimClock
@@ -362,6 +363,38 @@ def test_a_node_opens_without_a_segment_whose_manifest_is_damaged_and_can_have_i
         assert (again.segment(VOLUME, GROUP).chain.scl, again.segment(VOLUME, GROUP).state) == (0, "filling")
 
     _with_node(work, groups=2)
+
+
+@pytest.mark.parametrize("late", ["a membership", "images", "a promise", "layers of a peer"])
+@pytest.mark.parametrize("again", [False, True])
+def test_work_that_was_under_way_writes_nothing_for_a_segment_that_was_dropped(
+    late: str, again: bool
+) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1, 2], vdl=2)
+        await segment.flush()
+        wanted = Plan("images", segment.layers.layers, LSN_ZERO, log.end)
+        writing = ImageWriting(disk, "segments/7-0", segment.layers, wanted, log.timeline)
+        for _ in writing.steps():
+            pass
+        await node.drop_segment(VOLUME, GROUP, 2)
+        if again:
+            await node.create_segment(VOLUME, SegmentId(GROUP, 0), quorum_set("+n b c d e f", epoch=3))
+        with pytest.raises(SegmentFailed, match="given up"):
+            match late:
+                case "a membership":
+                    await node.join(segment, quorum_set("n b c d e f", epoch=9), Epoch(9))
+                case "images":
+                    await segment.finish(wanted, writing)
+                case "a promise":
+                    await segment.promise(Epoch(9))
+                case _:
+                    await segment.adopt({}, Lsn(99), log.timeline)
+        opened = _node(disk.durable_copy())
+        await opened.open()
+        assert [segment.membership.epoch for segment in opened.segments.values()] == ([3] if again else [])
+
+    _with_node(work)
 
 
 @pytest.mark.parametrize("installed", [False, True])

@@ -276,6 +276,20 @@ def test_what_is_in_flight_when_the_members_change_is_written_to_the_new_ones_to
     _in_world(story)
 
 
+def test_a_writer_that_missed_a_change_hears_from_all_what_they_have() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await world.begin(5, "g")
+        await world.end(5)
+        await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch == 3)
+        await _soon(lambda: driver.group_scl()[_GROUP] == dict.fromkeys("abcdeg", driver.vdl))
+        await driver.stop()
+
+    _in_world(story)
+
+
 def test_what_was_known_of_the_members_before_is_forgotten() -> None:
     async def story(world: World) -> None:
         driver = await world.open("w")

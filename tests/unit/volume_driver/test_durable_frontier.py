@@ -234,6 +234,18 @@ def test_a_change_completes_the_rounds_that_waited_for_the_one_that_goes() -> No
     assert group.vdl == 12
 
 
+def test_after_changes_that_were_missed_all_tell_again_what_they_have() -> None:
+    """F may have lost its segment meanwhile, and have been filled again: what it once had says nothing."""
+    group = Changing(rounds=range(11, 13))
+    assert group.hear("a12 b12 c11 d11 f12") == [11]
+    group.epoch = 2  # `a b c d e +f`, of which nothing was heard
+    assert group.change("a b c d e f") == []
+    assert group.scl == dict.fromkeys("abcdef", 0)
+    assert (group.vdl, group.frontier.pgcl(GroupId(0))) == (11, 11)
+    assert group.hear("a12 b12 c12 f11") == []
+    assert group.hear("f12") == [12]
+
+
 def test_one_that_was_replaced_is_not_listened_to() -> None:
     group = Changing(rounds=range(11, 12))
     group.change("a b c d e g")
