@@ -71,8 +71,8 @@ class Repairs:
             for report in one.report.segments
         }
         self._note_bad(volumes, reports, now)
-        failed = [node for node, one in seen.items() if one.report.failed]
-        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, failed)
+        unfit = [node.id for node in nodes if node.id not in seen or seen[node.id].report.failed]
+        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, unfit)
 
     def _note_bad(self, volumes: Sequence[Volume], reports: dict[Key, SegmentReport], now: float) -> None:
         """Since when a node that answers has not had a segment that it should have."""

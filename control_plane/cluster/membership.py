@@ -63,8 +63,8 @@ class Facts:
     bad_since_s: Mapping[Key, float] = field(default_factory=dict)
     """By segment: when its node first answered that it is failed or missing, and never else since."""
     fences: Mapping[tuple[VolumeId, GroupId], Fence] = field(default_factory=dict)
-    failed_nodes: Collection[NodeId] = ()
-    """Nodes that can keep no log any more, whatever segments they have."""
+    unfit: Collection[NodeId] = ()
+    """Nodes that can keep no log any more, whatever segments they have, or have never answered yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,5 +324,5 @@ class _Planner:
             if not node.draining
             and self._silent_s(node.id) <= _ANSWERING_S
             and node.id not in failed
-            and node.id not in self._facts.failed_nodes
+            and node.id not in self._facts.unfit
         }

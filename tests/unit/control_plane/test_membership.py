@@ -54,6 +54,7 @@ class Scene:
     bad_s: dict[Key, float] = field(default_factory=dict)
     reports: dict[Key, SegmentReport] = field(default_factory=dict)
     fences: dict[int, Fence] = field(default_factory=dict)
+    unfit: set[str] = field(default_factory=set)
 
     def silent(self, **seconds: float) -> "Scene":
         self.silent_s |= seconds
@@ -93,6 +94,7 @@ class Scene:
             self.reports,
             {key: _NOW_S - for_s for key, for_s in self.bad_s.items()},
             {(_VOLUME, GroupId(id)): fence for id, fence in self.fences.items()},
+            {NodeId(node) for node in self.unfit},
         )
         volume = Volume(_VOLUME, "main", 1 << 20, Epoch(1), "w1", tuple(self.groups))
         return plan_membership([volume], facts, Patience())
@@ -181,6 +183,11 @@ def test_a_group_that_is_well_is_left_alone() -> None:
         (
             "whoever would take it has a bad disk",
             scene(_SIX, g="az3").silent(f=99).says("g", "failed: hot log", group=7),
+            [],
+        ),
+        (
+            "whoever would take it keeps no log, or has not answered yet",
+            replace(scene(_SIX, g="az3").silent(f=99), unfit={"g"}),
             [],
         ),
         (

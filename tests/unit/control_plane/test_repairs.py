@@ -141,6 +141,43 @@ def test_a_control_plane_that_starts_anew_goes_on_where_the_last_one_was() -> No
     _with_cluster(story, _NINE)
 
 
+def test_a_replacement_that_fails_before_it_is_confirmed_does_not_block_its_slot() -> None:
+    async def story(cluster: Cluster) -> None:
+        _down(cluster, "f")
+        await _pass(cluster, PATIENCE.unreachable_s + 1)
+        assert await cluster.describe() == ["a b c d e f+i"]
+        # The answer to its creation was lost, and so was its disk.
+        cluster.metadata._db.execute("UPDATE member SET created = 0 WHERE node = 'i'")
+        replacement = cluster.segment("i", _GROUP)
+        assert replacement is not None
+        replacement.failed = True
+        await _pass(cluster, PATIENCE.failed_s + 1)
+        assert await cluster.describe() == ["a b c d e f"]
+
+    _with_cluster(story, _NINE)
+
+
+def test_after_a_start_nothing_is_placed_on_a_node_that_has_not_answered_yet() -> None:
+    async def story(cluster: Cluster) -> None:
+        _down(cluster, "i")
+        await _pass(cluster, PATIENCE.unreachable_s + 1)
+        await cluster.metadata.set_draining(NodeId("f"), True)
+        for restarted in (False, True):
+            if restarted:
+                cluster.restart_control()
+            for _ in range(20):
+                await cluster.round()
+                assert await cluster.describe() == ["a b c d e f"]
+        _up(cluster, "i")
+        await cluster.until_well()
+        for _ in range(20):
+            await cluster.round()
+            cluster.gossip()
+        assert await cluster.describe() == ["a b c d e i"]
+
+    _with_cluster(story, _NINE)
+
+
 def test_a_writer_that_hears_of_nothing_is_not_acknowledged_by_those_that_know() -> None:
     async def story(cluster: Cluster) -> None:
         log = cluster.logs[_GROUP]
