@@ -6,6 +6,7 @@ damaged layers are mended. While clients are served, copying rests for three qua
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Final
 
 from proto import storage_pb2
@@ -37,10 +38,9 @@ _REST_FACTOR: Final = 3
 class Copier:
     """One node's copying. `served` counts what it did for clients: if it moves, they are served."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, served: Callable[[], int]) -> None:
         self._transport = transport
-        self.throttled = True
-        self.served = 0
+        self._served = served
         self._served_before = 0
 
     async def copy(self, source: Member, segment: SegmentStore) -> bool:
@@ -185,8 +185,9 @@ class Copier:
 
     async def _give_way(self, worked_s: float) -> None:
         """Clients that are served come first: their node, and the peer's, share a machine with us perhaps."""
-        busy, self._served_before = self.served != self._served_before, self.served
-        await asyncio.sleep(_REST_FACTOR * worked_s if busy and self.throttled else 0)
+        served = self._served()
+        busy, self._served_before = served != self._served_before, served
+        await asyncio.sleep(_REST_FACTOR * worked_s if busy else 0)
 
 
 def some_source(segment: SegmentStore, dice: random.Random) -> Member | None:

@@ -52,7 +52,7 @@ class Gossip:
         self._copying: dict[SegmentStore, asyncio.Task[None]] = {}
         self._filled: set[SegmentStore] = set()
         """Replacements that have a peer's layers: gossip brings the rest."""
-        self.copier = Copier(transport)
+        self.copier = Copier(transport, lambda: node.batches + node.pages_read)
 
     def now(self) -> None:
         """Do not wait for the next turn: someone waits for us to be complete."""
@@ -79,7 +79,6 @@ class Gossip:
         try:
             while True:
                 await asyncio.sleep(_COPY_EVERY_S * self._dice.uniform(0.5, 1.5))
-                self.copier.served = self._node.batches + self._node.pages_read
                 for segment, task in list(self._copying.items()):
                     if task.done():
                         del self._copying[segment]

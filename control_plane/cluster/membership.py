@@ -148,6 +148,11 @@ class _Planner:
         self._load: dict[NodeId, int] = {node.id: 0 for node in facts.nodes}
         for member in members:
             self._load[member.node] = self._load.get(member.node, 0) + 1
+        self._usable = self._find_usable()
+        self._holders: dict[tuple[VolumeId, GroupId], list[NodeId]] = {}
+        """By group: the nodes that say they have a segment of it."""
+        for of_volume, of_group, node_id in facts.reports:
+            self._holders.setdefault((of_volume, of_group), []).append(node_id)
         self._moves = sum(member.reason is Reason.MOVE for member in members)
 
     def steps(self, volume: Volume, group: Group) -> list[Step]:
@@ -233,10 +238,10 @@ class _Planner:
             return None
         voter = group.voter_of(slot) or next(m for m in group.members if m.slot == slot)
         report = self._report(volume, group, voter.node)
-        if self._is_usable(voter.node) and report is None:
+        if voter.node in self._usable and report is None:
             # The node is well, and what it had is gone: it may have it again.
             return Begin(volume, group, slot, voter.node, Reason.REPAIR, why)
-        target = replacement_for(group, slot, self._facts.nodes, self._load, self._usable())
+        target = replacement_for(group, slot, self._facts.nodes, self._load, self._usable)
         if target is None:
             return None
         self._load[target] = self._load.get(target, 0) + 1
@@ -258,8 +263,7 @@ class _Planner:
         return None
 
     def _better_place(self, group: Group, member: Member) -> tuple[str, NodeId | None]:
-        usable = self._usable()
-        target = replacement_for(group, member.slot, self._facts.nodes, self._load, usable)
+        target = replacement_for(group, member.slot, self._facts.nodes, self._load, self._usable)
         if target is None:
             return "", None
         node = self._nodes[member.node]
@@ -297,11 +301,8 @@ class _Planner:
             return []
         return [
             Drop(volume, group, node)
-            for (of_volume, of_group, node) in self._facts.reports
-            if (of_volume, of_group) == (volume.id, group.id)
-            and node not in members
-            and node in self._nodes
-            and self._silent_s(node) <= _ANSWERING_S
+            for node in self._holders.get((volume.id, group.id), ())
+            if node not in members and node in self._nodes and self._silent_s(node) <= _ANSWERING_S
         ]
 
     def _report(self, volume: Volume, group: Group, node: NodeId) -> SegmentReport | None:
@@ -310,10 +311,7 @@ class _Planner:
     def _silent_s(self, node: NodeId) -> float:
         return self._facts.silent_s.get(node, 0.0)
 
-    def _is_usable(self, node: NodeId) -> bool:
-        return node in self._usable()
-
-    def _usable(self) -> Collection[NodeId]:
+    def _find_usable(self) -> Collection[NodeId]:
         """Nodes that segments may be placed on."""
         failed = {
             node for (_, _, node), report in self._facts.reports.items() if report.state.startswith("failed")

@@ -93,6 +93,8 @@ class EmbeddedMetadata:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
+        except sqlite3.IntegrityError as error:
+            raise InvalidRequest(f"write the metadata: {error}") from error
         except sqlite3.OperationalError as error:
             raise PeerUnavailable(f"write the metadata: {error}") from error
         finally:
