@@ -54,6 +54,8 @@ class Repairs:
         """One round. What cannot be done now is found again by the next one."""
         volumes, nodes = await self._metadata.volumes(), await self._metadata.nodes()
         facts = self._facts(volumes, nodes)
+        if await self._note_created(volumes, facts):
+            volumes = await self._metadata.volumes()
         steps = plan_membership(volumes, facts, self._patience)
         by_id = {node.id: node for node in nodes}
         await asyncio.gather(*(self._try(self._do(step, by_id), step) for step in steps[:_STEPS_AT_ONCE]))
@@ -83,11 +85,30 @@ class Repairs:
                 for member in group.members:
                     key = (volume.id, group.id, member.node)
                     report = reports.get(key)
-                    bad_now = report.state.startswith("failed") if report is not None else member.created
+                    bad_now = (
+                        report.state.startswith("failed")
+                        if report is not None
+                        else not group.may_be_made(member)
+                    )
                     answered = member.node in seen and answers(seen[member.node].ago_s)
                     if bad_now and answered:
                         bad[key] = self._bad_since_s.get(key, now - seen[member.node].ago_s)
         self._bad_since_s = bad
+
+    async def _note_created(self, volumes: Sequence[Volume], facts: Facts) -> bool:
+        """A segment with a vote whose making nobody heard of is there, says its node. Was there any?"""
+        found = [
+            (volume, group, voter)
+            for volume in volumes
+            for group in volume.groups
+            for voter in group.voters
+            if not voter.created
+            and (report := facts.reports.get((volume.id, group.id, voter.node))) is not None
+            and report.id.slot == voter.slot
+        ]
+        for volume, group, voter in found:
+            await self._metadata.mark_created(volume.name, group.id, voter.slot, voter.node)
+        return bool(found)
 
     async def _try(self, work: Coroutine[Any, Any, None], step: Step) -> None:
         try:

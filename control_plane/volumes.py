@@ -37,7 +37,7 @@ class Volumes:
         self._clock = clock
         self._leases: dict[VolumeId, float] = {}
         self._started_s = clock.monotonic()
-        self._creating: dict[tuple[VolumeId, GroupId, int], asyncio.Task[bool]] = {}
+        self._creating: dict[tuple[VolumeId, GroupId, NodeId], asyncio.Task[bool]] = {}
 
     async def open(self, name: str, instance: str, expected: Epoch) -> Volume:
         """Grant a new epoch. Nothing is granted while a group has too few segments to be written."""
@@ -107,7 +107,9 @@ class Volumes:
         volume = await self._metadata.volume(name)
         found = volume.groups[group]
         if found.created_count < WRITE_QUORUM:
-            missing = [CreateSegment(volume, found, member) for member in found.voters if not member.created]
+            missing = [
+                CreateSegment(volume, found, member) for member in found.voters if found.may_be_made(member)
+            ]
             await self._create(missing, enough=WRITE_QUORUM - found.created_count)
             volume = await self._metadata.volume(name)
         count = volume.groups[group].created_count
@@ -135,7 +137,7 @@ class Volumes:
 
     def _begin(self, wanted: CreateSegment, nodes: dict[NodeId, Node]) -> asyncio.Task[bool]:
         """Ask a node, unless it is being asked for the same already."""
-        key = wanted.volume.id, wanted.group.id, wanted.member.slot
+        key = wanted.volume.id, wanted.group.id, wanted.member.node
         if key not in self._creating:
             task = self._creating[key] = asyncio.create_task(self._create_one(wanted, nodes))
             task.add_done_callback(lambda _: self._creating.pop(key))

@@ -78,6 +78,8 @@ class SegmentStore:
         self.flushed_lsn = LSN_ZERO
         self.released_lsn = LSN_ZERO
         """The same as the manifest on the disk has it: log up to here may go from the hot log."""
+        self._saved_timeline = self.chain.timeline.epoch
+        """The epoch of the timeline in the manifest on the disk."""
         self.failed: str | None = None
         self.flushed_at = 0.0
         """When the last layer was written here, by the node's clock."""
@@ -155,13 +157,14 @@ class SegmentStore:
         """Make what the manifest says durable. A disk that cannot is the end of this segment."""
         self._check_not_erased()
         line = json.dumps(self._manifest()).encode()
-        flushed = self.flushed_lsn
+        flushed, timeline = self.flushed_lsn, self.chain.timeline.epoch
         try:
             await self._disk.replace(f"{self._folder}/manifest", b"%s\n%08x\n" % (line, checksum(line)))
         except OSError as error:
             self.fail(f"write manifest: {error}", out_of_room=is_out_of_room(error))
             raise SegmentFailed(f"use {self.id}: {self.failed}") from None
         self.released_lsn = flushed
+        self._saved_timeline = timeline
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -231,12 +234,19 @@ class SegmentStore:
         with suppress(CorruptPage), store.noticing_damage():
             scl = store._counted(store.flushed_lsn, timeline)
         store.chain = Chain(scl, Epoch(fields["promised"]), timeline, known_vdl)
+        store._saved_timeline = timeline.epoch
         return store
 
     # Log coming in
 
     def offer(self, header: FrameHeader, frame: bytes) -> bytes:
-        """Take a frame into the chain; the bytes to append to the hot log, none if it adds nothing."""
+        """Take a frame into the chain; the bytes to append to the hot log, none if it adds nothing.
+
+        Raises StaleTimeline while the manifest does not have the frame's timeline: a node that starts again
+        finds no use for the frame then.
+        """
+        if header.epoch > self._saved_timeline:
+            raise StaleTimeline(f"take frame of epoch {header.epoch}: its timeline is not durable here")
         taken = self.chain.offer(header, frame)
         for each in taken.chained:
             self.memory.add(each)

@@ -188,7 +188,8 @@ class _Planner:
             return Revert(volume, group, replacement, f"{voter.node} is back")
         fence = self._facts.fences.get((volume.id, group.id))
         if fence is not None and self._is_filled(volume, group, replacement, fence):
-            return Finish(volume, group, replacement, fence.promised)
+            # A writer that is granted an epoch may have heard of no replacement yet: it keeps the older ones out.
+            return Finish(volume, group, replacement, max(fence.promised, volume.epoch))
         why = self._suspicion(volume, group, replacement)
         if not why:
             return None
@@ -224,7 +225,7 @@ class _Planner:
         report = self._report(volume, group, member.node)
         if report is not None:
             return report.state
-        return f"{member.node} does not have it any more" if member.created else ""
+        return "" if group.may_be_made(member) else f"{member.node} does not have it"
 
     def _is_well(self, volume: Volume, group: Group, member: Member) -> bool:
         report = self._report(volume, group, member.node)

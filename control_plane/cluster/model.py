@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final, NewType
 
 from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
+from volume.quorum import WRITE_QUORUM
 
 NodeId = NewType("NodeId", str)
 """The name of a storage node, as in `s1`."""
@@ -86,6 +87,15 @@ class Group:
     @property
     def created_count(self) -> int:
         return sum(member.created for member in self.voters)
+
+    def may_be_made(self, member: Member) -> bool:
+        """May its node be asked for the segment, which is empty when it is made?
+
+        Once four of the six are made the group may have been written to. What was made without our hearing of it
+        counts then, and if it was lost since, an empty one with a vote in its place would have forgotten that:
+        who lacks its segment is filled, as a replacement.
+        """
+        return not member.created and (member.filling or self.created_count < WRITE_QUORUM)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,15 +86,11 @@ def crashes_after_exit(crashes: int, lived_s: float) -> int:
 
 
 def plan_segments(volumes: Iterable[Volume], answering: Collection[NodeId]) -> list[CreateSegment]:
-    """Segments still to be made, on nodes that answer.
-
-    A segment that was made once is never made again: an empty one in its place would have forgotten
-    its promises. Replacing a lost one is a change of membership.
-    """
+    """Segments still to be made, on nodes that answer: of groups that cannot be written yet, and replacements."""
     return [
         CreateSegment(volume, group, member)
         for volume in volumes
         for group in volume.groups
         for member in group.members
-        if not member.created and member.node in answering
+        if group.may_be_made(member) and member.node in answering
     ]

@@ -439,7 +439,9 @@ class VolumeDriver:
         self.membership_version += 1
         for member in members.members:
             known = before.of(member.node)
-            if known is None or (member.filling and not known.filling):
+            begins = known is None or (member.filling and not known.filling)
+            # Of changes that we have not heard of a node may have another segment than before.
+            if begins or members.epoch > before.epoch + 1:
                 self._client(member).add_group(group, member.slot)
         for member in before.members:
             if members.of(member.node) is None:

@@ -134,7 +134,9 @@ class NodeClient:
         return self._slots.keys()
 
     def add_group(self, group: GroupId, slot: int) -> None:
-        """The node hosts a segment of this group. A running stream is begun anew, to join it."""
+        """The node hosts a segment of this group, perhaps another than before. A running stream is begun anew,
+        to join it."""
+        self._leave(group)
         self._slots[group] = slot
         self.acks.setdefault(SegmentId(group, slot), 0)
         self.rejoin()
@@ -365,17 +367,15 @@ class NodeClient:
         self._owner.on_members(GroupId(told.group), QuorumSet(told.epoch, members))
 
     def _on_ack(self, group: GroupId, scl: Lsn) -> None:
-        slot = self._slots.get(group)
-        if slot is None:
-            return  # one that it hosted a moment ago
-        # A group that has joined since: its first acknowledgement may come on the stream before the next one.
-        in_flight = self._in_flight.get(group, deque())
+        if group not in self._joined:
+            return  # of a segment that it hosted a moment ago
+        in_flight = self._in_flight[group]
         was_full = self._in_flight_bytes >= _WINDOW_BYTES
         while in_flight and in_flight[0].last_lsn <= scl:
             self._in_flight_bytes -= len(in_flight.popleft().data)
         if was_full:
             self._wake.set()
-        self.acks[SegmentId(group, slot)] += 1
+        self.acks[SegmentId(group, self._slots[group])] += 1
         self._owner.on_acknowledged(group, self.node, scl)
 
 

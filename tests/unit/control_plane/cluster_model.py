@@ -6,7 +6,7 @@ done without an answer, or be done again later; `dice` decides.
 """
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -81,6 +81,10 @@ class Machine:
             self.segments[group] = Segment(self.node.id, slot, members)
         elif members.epoch > known.members.epoch:
             known.join(members, 0)
+
+    def wipe(self) -> None:
+        """It has another disk."""
+        self.segments.clear()
 
     def drop(self, group: GroupId, epoch: int) -> None:
         known = self.segments.get(group)
@@ -192,11 +196,13 @@ class Cluster:
         self.hidden_from: dict[int, set[NodeId]] = {}
         """By the epoch of a writer: nodes that it does not reach."""
         self.openings: list[Opening] = []
+        self.unheard: Collection[str] = ()
         self.late: list[tuple[str, Any]] = []
         self.steps: list[Step] = []
         """All that were ever planned."""
 
-    async def start(self) -> None:
+    async def start(self, unheard: Collection[str] = ()) -> None:
+        """`unheard`: nodes that make their segments, and the control plane does not hear of it."""
         await self.metadata.put_nodes([machine.node for machine in self.machines.values()], [])
         await self.metadata.create_volume("main", 1 << 20)
         load: dict[NodeId, int] = {}
@@ -207,7 +213,9 @@ class Cluster:
             await self.metadata.add_group("main", group, LSN_ZERO, members)
         self.restart_control()
         self.look()
+        self.unheard = unheard
         await self.create_missing()
+        self.unheard = ()
         for group in self.logs:
             await self.open(group)
 
@@ -247,7 +255,7 @@ class Cluster:
         return machine
 
     def _answers(self, node: NodeId) -> None:
-        if self._loses():
+        if node in self.unheard or self._loses():
             raise DeadlineExceeded(f"call {node}")
 
     async def set_membership(

@@ -98,6 +98,7 @@ async def test_after_a_restart_the_living_are_taken_over(world: World) -> None:
 async def test_a_process_whose_pid_file_was_never_written_is_found(world: World) -> None:
     world.local.step()
     before = world.pid("s1")
+    await world.until(lambda: pids.find(world.folder, "s1") is not None)  # it shows its name
     world.folder.pid_file("s1").unlink()
     world.local = world.control_plane()
     world.local.step()

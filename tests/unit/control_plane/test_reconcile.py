@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control_plane.cluster.model import Group, Member, NodeId, ProcessFacts, Volume, Wanted
+from control_plane.cluster.model import Group, Member, NodeId, ProcessFacts, Reason, Volume, Wanted
 from control_plane.cluster.reconcile import (
     RESTART_DELAY_S_MAX,
     STEADY_AFTER_S,
@@ -60,9 +60,19 @@ def test_a_process_that_lived_long_starts_over() -> None:
     assert crashes_after_exit(5, lived_s=STEADY_AFTER_S) == 1
 
 
-def test_segments_are_asked_for_until_confirmed_and_only_where_somebody_answers() -> None:
-    members = tuple(Member(slot, NodeId(f"s{slot}"), created=slot < 3) for slot in range(6))
-    group = Group(GroupId(0), Epoch(1), LSN_ZERO, members)
+def _asked(members: list[Member]) -> list[tuple[int, str]]:
+    group = Group(GroupId(0), Epoch(1), LSN_ZERO, tuple(members))
     volume = Volume(VolumeId(1), "main", 1 << 20, Epoch(1), "w1", (group,))
-    answering = {NodeId("s0"), NodeId("s3"), NodeId("s5")}
-    assert [wanted.member.slot for wanted in plan_segments([volume], answering)] == [3, 5]
+    answering = {NodeId("s0"), NodeId("s3"), NodeId("s5"), NodeId("s6")}
+    return [(wanted.member.slot, wanted.member.node) for wanted in plan_segments([volume], answering)]
+
+
+def test_segments_are_asked_for_until_confirmed_and_only_where_somebody_answers() -> None:
+    members = [Member(slot, NodeId(f"s{slot}"), created=slot < 3) for slot in range(6)]
+    assert _asked(members) == [(3, "s3"), (5, "s5")]
+
+
+def test_once_four_are_made_only_replacements_are_asked_for() -> None:
+    members = [Member(slot, NodeId(f"s{slot}"), created=slot < 4) for slot in range(6)]
+    filling = Member(4, NodeId("s6"), reason=Reason.REPAIR)
+    assert _asked([*members, filling]) == [(4, "s6")]

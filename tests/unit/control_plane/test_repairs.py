@@ -1,7 +1,7 @@
 """Membership changes carried out: stories of a small cluster, and any story at all."""
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 import pytest
@@ -19,13 +19,17 @@ _GROUP: Final = GroupId(0)
 
 
 def _with_cluster(
-    work: Callable[[Cluster], Awaitable[None]], zones: dict[str, str], groups: int = 1, seed: int = 1
+    work: Callable[[Cluster], Awaitable[None]],
+    zones: dict[str, str],
+    groups: int = 1,
+    seed: int = 1,
+    unheard: Collection[str] = (),
 ) -> None:
     async def main() -> None:
         cluster = Cluster(zones, groups, random.Random(seed))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("control_plane.repairs.plan_membership", cluster.planned)
-            await cluster.start()
+            await cluster.start(unheard)
             await work(cluster)
         await cluster.metadata.close()
 
@@ -52,7 +56,7 @@ def _up(cluster: Cluster, *nodes: str) -> None:
 
 def _wipe(cluster: Cluster, *nodes: str) -> None:
     for node in nodes:
-        cluster.machines[NodeId(node)].segments.clear()
+        cluster.machines[NodeId(node)].wipe()
 
 
 def test_a_node_that_is_gone_is_replaced_and_commits_go_on_all_the_time() -> None:
@@ -95,6 +99,32 @@ def test_a_node_that_comes_back_empty_is_filled_again_in_its_own_place() -> None
         assert await cluster.describe() == ["a b c d e f"]
 
     _with_cluster(story, _SIX)
+
+
+def test_a_segment_whose_making_nobody_heard_of_is_filled_when_it_is_lost() -> None:
+    async def story(cluster: Cluster) -> None:
+        _down(cluster, "a", "b")  # so it is e and f that make four acknowledge
+        cluster.write(cluster.logs[_GROUP].writers[-1])
+        assert cluster.logs[_GROUP].acknowledged > 0
+        _wipe(cluster, "e", "f")
+        _up(cluster, "a", "b")
+        await _pass(cluster, PATIENCE.failed_s + 2.5)
+        assert "+e" in (await cluster.describe())[0]
+        await cluster.until_well()
+        assert await cluster.describe() == ["a b c d e f"]
+
+    _with_cluster(story, _SIX, unheard="ef")
+
+
+def test_a_segment_that_its_node_tells_of_is_made() -> None:
+    async def story(cluster: Cluster) -> None:
+        assert [group.created_count for group in await cluster.groups()] == [4]
+        await cluster.round()
+        assert [group.created_count for group in await cluster.groups()] == [6]
+        await _pass(cluster, PATIENCE.failed_s + 2.5)
+        assert await cluster.describe() == ["a b c d e f"]
+
+    _with_cluster(story, _SIX, unheard="ef")
 
 
 def test_a_zone_that_is_gone_is_spread_over_the_others_and_comes_back() -> None:
@@ -283,7 +313,7 @@ class Story:
 
     async def _wipe(self, node: NodeId) -> None:
         if await self._cluster.can_spare(node):
-            self._cluster.machines[node].segments.clear()
+            self._cluster.machines[node].wipe()
 
     async def _break(self, node: NodeId) -> None:
         if await self._cluster.can_spare(node):
@@ -344,4 +374,5 @@ def test_whatever_happens_nothing_is_lost_and_in_the_end_all_is_well(seed: int) 
         await cluster.until_well()
         assert await cluster.zones() == [{"az1": 2, "az2": 2, "az3": 2}] * groups
 
-    _with_cluster(work, _NINE, groups, seed)
+    unheard = dice.sample(sorted(_NINE), dice.choice([0, 0, 1, 2]))
+    _with_cluster(work, _NINE, groups, seed, unheard)
