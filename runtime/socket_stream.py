@@ -54,7 +54,11 @@ _COPY_BYTES_MAX: Final = 64 * 1024
 """Up to this size head and payload go out in one piece; copying costs less than a second write."""
 
 
-class SocketStream(asyncio.Protocol):
+_BUFFER_BYTES: Final = 64 * 1024
+"""What is read at once. A frame that does not fit is read straight to where it stays."""
+
+
+class SocketStream(asyncio.BufferedProtocol):
     """One end of a stream (runtime.transport.Stream), and the socket's protocol at once."""
 
     def __init__(self, doing: str, greeting: bytes = b"") -> None:
@@ -64,8 +68,12 @@ class SocketStream(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._socket: asyncio.Transport | None = None
         self._connected: asyncio.Future[None] = self._loop.create_future()
-        self._partial = bytearray()
-        self._needed = 0
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._filled = 0
+        """How much of the buffer holds the begin of a frame whose rest has not come yet."""
+        self._large: memoryview | None = None
+        """The payload of a message that is larger than the buffer, and how much of it is there."""
+        self._large_filled = 0
         self._arrived: deque[bytes] = deque()
         self._arrived_bytes = 0
         self._receiver: asyncio.Future[None] | None = None
@@ -129,42 +137,58 @@ class SocketStream(asyncio.Protocol):
         if not self._connected.done():
             self._connected.set_result(None)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._large is not None:
+            return self._large[self._large_filled :]
+        return self._buffer[self._filled :]
+
+    def buffer_updated(self, size: int) -> None:
         self._heard = self._loop.time()
-        if self._partial:
-            self._partial += data
-            if len(self._partial) < self._needed:
+        if self._large is not None:
+            self._large_filled += size
+            if self._large_filled < len(self._large):
                 return
-            data = bytes(self._partial)
-            self._partial.clear()
-        try:
-            rest = self._take(data)
-        except VolumeError as error:
-            self.fail(error)
-            return
-        if rest < len(data):
-            self._partial += data[rest:] if rest else data
+            message, self._large = bytes(self._large), None
+            self._on_frame(_MESSAGE, message)
+        else:
+            end = self._filled + size
+            try:
+                rest = self._take(end)
+            except VolumeError as error:
+                self.fail(error)
+                return
+            if self._large is None:
+                self._buffer[: end - rest] = self._buffer[rest:end]
+                self._filled = end - rest
         if self._arrived:
             self._wake()
             if self._reading and self._arrived_bytes > _UNREAD_BYTES_MAX and self._socket is not None:
                 self._reading = False
                 self._socket.pause_reading()
 
-    def _take(self, data: bytes) -> int:
-        """Take the whole frames in the data; where the rest begins. Sets what the rest lacks."""
-        at, size = 0, len(data)
-        while size - at >= _HEAD.size:
-            length, kind = _HEAD.unpack_from(data, at)
+    def _take(self, end: int, at: int = 0) -> int:
+        """Take the whole frames in the buffer from `at` to `end`; where the rest begins."""
+        buffer = self._buffer
+        while end - at >= _HEAD.size:
+            length, kind = _HEAD.unpack_from(buffer, at)
             if length > MESSAGE_BYTES_MAX or kind > _PONG:
                 raise InvalidRequest(f"{self._doing}: kind {kind} of {length} bytes is no message")
-            end = at + _HEAD.size + length
-            if end > size:
-                self._needed = end - at
+            begin = at + _HEAD.size
+            if begin + length > end:
+                if kind == _MESSAGE and _HEAD.size + length > _BUFFER_BYTES:
+                    self._begin_large(length, buffer[begin:end])
+                elif _HEAD.size + length > _BUFFER_BYTES:
+                    raise InvalidRequest(f"{self._doing}: kind {kind} of {length} bytes is no message")
                 return at
-            self._on_frame(kind, data[at + _HEAD.size : end])
-            at = end
-        self._needed = _HEAD.size
+            self._on_frame(kind, bytes(buffer[begin : begin + length]))
+            at = begin + length
         return at
+
+    def _begin_large(self, length: int, begin: memoryview) -> None:
+        self._large = memoryview(bytearray(length))
+        self._large[: len(begin)] = begin
+        self._large_filled = len(begin)
+        self._filled = 0
 
     def _on_frame(self, kind: int, payload: bytes) -> None:
         if kind == _MESSAGE:
@@ -251,39 +275,30 @@ class _Accepted(SocketStream):
         self._gone = gone
         self._greeted = False
 
-    def data_received(self, data: bytes) -> None:
-        if self._greeted:
-            super().data_received(data)
-            return
-        self._partial += data
-        try:
-            method = self._hello()
-        except VolumeError as error:
-            self.fail(error)
-            return
-        if method is None:
-            return
-        rest = bytes(self._partial[_HELLO.size + len(method.encode()) :])
-        self._partial.clear()
-        self._greeted = True
-        self._serve(self, method)
-        if rest:
-            super().data_received(rest)
+    def _take(self, end: int, at: int = 0) -> int:
+        if not self._greeted:
+            at = self._take_hello(end)
+            if not self._greeted:
+                return at
+        return super()._take(end, at)
 
-    def _hello(self) -> str | None:
-        """The method that the client names, once it is here. Raises InvalidRequest, UnknownFormat."""
-        if not _MAGIC.startswith(bytes(self._partial[: len(_MAGIC)])):
+    def _take_hello(self, end: int) -> int:
+        """Begin to serve once the client has named a method. Raises InvalidRequest, UnknownFormat."""
+        data = bytes(self._buffer[:end])
+        if not _MAGIC.startswith(data[: len(_MAGIC)]):
             raise InvalidRequest("open a stream: the peer does not speak our protocol")
-        if len(self._partial) < _HELLO.size:
-            return None
-        _, version, size = _HELLO.unpack_from(self._partial)
+        if end < _HELLO.size:
+            return 0
+        _, version, size = _HELLO.unpack_from(data)
         if version != STREAM_FORMAT:
             raise UnknownFormat(f"open a stream: format {version}, this release knows {STREAM_FORMAT}")
         if size > _METHOD_BYTES_MAX:
             raise InvalidRequest(f"open a stream: a method's name of {size} bytes")
-        if len(self._partial) < _HELLO.size + size:
-            return None
-        return bytes(self._partial[_HELLO.size : _HELLO.size + size]).decode("ascii", "replace")
+        if end < _HELLO.size + size:
+            return 0
+        self._greeted = True
+        self._serve(self, data[_HELLO.size : _HELLO.size + size].decode("ascii", "replace"))
+        return _HELLO.size + int(size)
 
     def expect_hello(self) -> None:
         self._loop.call_later(CONNECT_TIMEOUT_S, self._still_silent)
@@ -311,7 +326,7 @@ class StreamServer:
         self._listener = await loop.create_server(self._accept, host, 0, backlog=64)
         self.port = self._listener.sockets[0].getsockname()[1]
 
-    def _accept(self) -> asyncio.Protocol:
+    def _accept(self) -> asyncio.BufferedProtocol:
         stream = _Accepted(self._begin, self._forget)
         if len(self._streams) >= _CONNECTIONS_MAX:
             stream.cancel()

@@ -13,6 +13,7 @@ from runtime.clock import Clock
 from runtime.disk import Disk
 from runtime.events import get_logger
 from runtime.transport import Transport
+from runtime.uninterrupted import uninterrupted
 from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
 from storage_node.layers.compaction import DELTAS_MAX, ImageWriting
@@ -38,6 +39,9 @@ events = get_logger("storage_node.node")
 SegmentKey = tuple[VolumeId, GroupId]
 
 _SEGMENT_FLUSH_BYTES: Final = 16 * MIB
+_SEGMENT_FLUSH_RECORDS: Final = 32_768
+"""All of them may be of one page, which somebody wants to read: that takes a tenth of a second."""
+
 _NODE_FLUSH_BYTES: Final = HOT_BYTES_MAX // 2
 _HOT_LOG_FLUSH_BYTES: Final = 2 * HOT_BYTES_MAX
 _TICK_S: Final = 0.1
@@ -151,6 +155,9 @@ class StorageNode:
 
     async def create_segment(self, volume: VolumeId, id: SegmentId, membership: QuorumSet) -> None:
         """Safe to repeat: one that is there learns the membership, if it is newer."""
+        await uninterrupted(self._create_segment(volume, id, membership))
+
+    async def _create_segment(self, volume: VolumeId, id: SegmentId, membership: QuorumSet) -> None:
         async with self._changing:
             known = self.segments.get((volume, id.group))
             if known is not None and (known.id != id or (known.failed is not None and not known.mendable)):
@@ -171,6 +178,9 @@ class StorageNode:
 
     async def drop_segment(self, volume: VolumeId, group: GroupId, membership_epoch: int) -> None:
         """It is no member in this epoch: forget it. Safe to repeat."""
+        await uninterrupted(self._drop_segment(volume, group, membership_epoch))
+
+    async def _drop_segment(self, volume: VolumeId, group: GroupId, membership_epoch: int) -> None:
         async with self._changing:
             segment = self.segments.get((volume, group))
             if segment is None:
@@ -379,7 +389,12 @@ class StorageNode:
         ]
         if self.log.size_bytes > _HOT_LOG_FLUSH_BYTES:
             return live
-        due = [segment for segment in live if segment.memory.size_bytes >= _SEGMENT_FLUSH_BYTES]
+        due = [
+            segment
+            for segment in live
+            if segment.memory.size_bytes >= _SEGMENT_FLUSH_BYTES
+            or segment.memory.record_count >= _SEGMENT_FLUSH_RECORDS
+        ]
         if not due and live and self.hot_bytes > _NODE_FLUSH_BYTES:
             due = [max(live, key=lambda segment: segment.memory.size_bytes)]
         return due

@@ -9,14 +9,17 @@ changed under one lock, so that its versions on disk follow each other.
 import asyncio
 import errno
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 from runtime.disk import Disk, FromTheMedium
 from runtime.events import get_logger
+from runtime.uninterrupted import uninterrupted
 from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the_loop
 from storage_node.segment.chain import Chain, Report, keys_in, report
@@ -38,7 +41,7 @@ from volume.limits import FRAME_BYTES_MAX, GOSSIP_REPLY_BYTES_MAX
 from volume.log_batch import HEADER_SIZE, FrameHeader, clip_frame, read_header, seal_frame
 from volume.page import checksum
 from volume.quorum_set import Member, QuorumSet
-from volume.redo_record import RedoRecord, apply_record, encode_record
+from volume.redo_record import RedoRecord, apply_records, encode_record
 from volume.timeline import Timeline
 
 events = get_logger("storage_node.segment")
@@ -253,6 +256,10 @@ class SegmentStore:
         return taken.frame
 
     async def promise(self, epoch: Epoch) -> None:
+        """Shut out older epochs, durably. Raises StaleEpoch."""
+        await uninterrupted(self._promise(epoch))
+
+    async def _promise(self, epoch: Epoch) -> None:
         async with self.lock:
             self.check()
             if self.chain.promise(epoch):
@@ -263,6 +270,9 @@ class SegmentStore:
 
         Raises StaleMembership when ours is newer.
         """
+        return await uninterrupted(self._join(membership, promised))
+
+    async def _join(self, membership: QuorumSet, promised: Epoch) -> bool:
         async with self.lock:
             self.check_membership(membership.epoch)
             newer = membership.epoch > self.membership.epoch
@@ -287,6 +297,9 @@ class SegmentStore:
 
     async def install(self, timeline: Timeline, vdl: Lsn) -> None:
         """Adopt a newer timeline, durably. One that is not newer changes nothing."""
+        await uninterrupted(self._install(timeline, vdl))
+
+    async def _install(self, timeline: Timeline, vdl: Lsn) -> None:
         async with self.lock:
             self.check()
             if timeline.epoch > self.chain.timeline.epoch:
@@ -349,12 +362,12 @@ class SegmentStore:
     ) -> tuple[Lsn, bytes]:
         """A page that changes all the time: go on from where the last read had come."""
         lsn, content = recent
-        for record in newer:
-            if lsn < record.lsn <= read_lsn and self.chain.timeline.counts(record.lsn):
-                content = apply_record(content, record)
-                lsn = record.lsn
-        self._remember(page, (lsn, content))
-        return lsn, content
+        counts = self.chain.timeline.counts
+        since = newer[bisect_right(newer, lsn, key=attrgetter("lsn")) :]
+        records = [record for record in since if record.lsn <= read_lsn and counts(record.lsn)]
+        found = (records[-1].lsn if records else lsn), apply_records(content, records)
+        self._remember(page, found)
+        return found
 
     def _remember(self, page: PageNumber, found: tuple[Lsn, bytes]) -> None:
         self._recent.pop(page, None)
@@ -424,7 +437,8 @@ class SegmentStore:
             self._flushing = table
             try:
                 bodies = (frame[HEADER_SIZE:] for frame in table.frames)
-                await self.layers.write_delta(bodies, self.flushed_lsn, table.last_lsn, rest)
+                timeline = self.chain.timeline
+                await self.layers.write_delta(bodies, self.flushed_lsn, table.last_lsn, timeline, rest)
                 self.flushed_lsn = table.last_lsn
                 await self.save()
             except OSError as error:

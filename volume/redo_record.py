@@ -18,7 +18,7 @@ to this table raises FRAME_FORMAT in log_batch.py; the frame around the records 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import lz4.block
@@ -26,7 +26,7 @@ import lz4.block
 from volume.errors import CorruptPage, CorruptRecord
 from volume.ids import LSN_ZERO, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
-from volume.page import checksum, xor_pages
+from volume.page import checksum
 
 HEADER: Final = struct.Struct("<QQQIIB3xI")
 assert HEADER.size == 40
@@ -113,18 +113,36 @@ def split_records(body: bytes) -> Iterator[tuple[PageNumber, Lsn, bytes]]:
         offset = after
 
 
-def apply_record(page: bytes, record: RedoRecord) -> bytes:
-    """The page after the record. Raises CorruptPage if the result is not what the writer had."""
-    payload = record.payload
-    if record.flags & FLAG_CPL:
-        payload = payload[COMMIT_STAMP.size :]
-    try:
-        change = lz4.block.decompress(payload, uncompressed_size=PAGE_SIZE_BYTES)
-    except lz4.block.LZ4BlockError as error:
-        raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {error}") from None
-    if len(change) != PAGE_SIZE_BYTES:
-        raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {len(change)} bytes")
-    after = change if record.flags & FLAG_WHOLE_PAGE else xor_pages(page, change)
-    if checksum(after) != record.page_crc:
-        raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: checksum differs")
+def apply_records(page: bytes, records: Sequence[RedoRecord]) -> bytes:
+    """The page after all of these, its records in ascending order.
+
+    Only what comes out at the end is compared with what the writer had, since a difference on the way does not go
+    away: each change is added to the sum of those before. Raises CorruptPage.
+    """
+    if not records:
+        return page
+    content = int.from_bytes(page, "little")
+    for record in records:
+        payload = record.payload
+        if record.flags & FLAG_CPL:
+            payload = payload[COMMIT_STAMP.size :]
+        try:
+            change = lz4.block.decompress(payload, uncompressed_size=PAGE_SIZE_BYTES)
+        except lz4.block.LZ4BlockError as error:
+            raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {error}") from None
+        if len(change) != PAGE_SIZE_BYTES:
+            raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {len(change)} bytes")
+        content = (0 if record.flags & FLAG_WHOLE_PAGE else content) ^ int.from_bytes(change, "little")
+    after = content.to_bytes(PAGE_SIZE_BYTES, "little")
+    if checksum(after) != records[-1].page_crc:
+        raise CorruptPage(
+            f"apply records to page {records[-1].page_number} up to {records[-1].lsn}: checksum differs"
+        )
     return after
+
+
+def whole_page_record(record: RedoRecord, after: bytes) -> RedoRecord:
+    """The same record, saying what the page is after it instead of what it changes."""
+    stamp = record.payload[: COMMIT_STAMP.size] if record.flags & FLAG_CPL else b""
+    payload = stamp + lz4.block.compress(after, store_size=False)
+    return record._replace(flags=record.flags | FLAG_WHOLE_PAGE, payload=payload)

@@ -544,8 +544,8 @@ class VolumeDriver:
         reason: VolumeError = QuorumLost(f"read page {pages[0]}: pg{group} has no segments")
         try:
             for candidate in order:
+                hedge_after = self.latencies.hedge_after(candidate.node, len(asked))
                 asked.add(asyncio.create_task(self._read_from(candidate, group, pages, read_lsn, required)))
-                hedge_after = self.latencies.hedge_after(candidate.node)
                 done, asked = await asyncio.wait(
                     asked, timeout=hedge_after, return_when=asyncio.FIRST_COMPLETED
                 )

@@ -42,8 +42,11 @@ class Latencies:
     def of(self, node: str) -> float:
         return self._mean.get(node, 0.0)
 
-    def hedge_after(self, node: str) -> float:
-        return min(HEDGE_AFTER_MAX_S, max(HEDGE_AFTER_MIN_S, 4 * self.of(node)))
+    def hedge_after(self, node: str, asked_before: int = 0) -> float:
+        """Each further segment is given twice the time of the one before: what takes all of them long is work,
+        and to ask everybody for it makes it take longer."""
+        usual = max(HEDGE_AFTER_MIN_S, 4 * self.of(node))
+        return min(HEDGE_AFTER_MAX_S, usual * float(1 << asked_before))
 
 
 def read_order(

@@ -1,6 +1,7 @@
 """All layers of one segment, newest first, and how a page is found in them.
 
-A delta layer holds every record of (lsn_from, lsn_to], by page. An image layer holds, at LSN lsn_to, the
+A delta layer holds every record of (lsn_from, lsn_to], by page; of a page with many
+there, the last one comes first and holds the whole page, so that nobody has to go through them all. An image layer holds, at LSN lsn_to, the
 pages that changed in (lsn_from, lsn_to]; a page it lacks did not change there. A read walks from the
 newest layer down, gathers records, and ends at the first image of the page at or below its LSN.
 
@@ -9,6 +10,7 @@ only then removes what is no longer named (`retire`).
 """
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
@@ -22,7 +24,17 @@ from volume.errors import CorruptPage, VolumeError
 from volume.ids import LSN_ZERO, Epoch, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
 from volume.page import ZERO_PAGE
-from volume.redo_record import RecordKey, RedoRecord, apply_record, iter_records, key_of, split_records
+from volume.redo_record import (
+    FLAG_WHOLE_PAGE,
+    RecordKey,
+    RedoRecord,
+    apply_records,
+    encode_record,
+    iter_records,
+    key_of,
+    split_records,
+    whole_page_record,
+)
 from volume.timeline import Timeline
 
 Rest = Callable[[], Awaitable[None]]
@@ -30,6 +42,10 @@ Rest = Callable[[], Awaitable[None]]
 
 _BODIES_A_PORTION: Final = 50
 _PAGES_A_PORTION: Final = 200
+_RECORDS_A_PORTION: Final = 256
+
+_LONG_CHAIN: Final = 256
+"""Records of one page in one delta layer, from which on the last of them is kept as a whole page."""
 
 _KIND_NAMES: Final = {KIND_DELTA: "delta", KIND_IMAGE: "image"}
 
@@ -133,11 +149,17 @@ class LayerMap:
         return f"{kind}-{lsn_from:016x}-{lsn_to:016x}-{self._count}.layer"
 
     async def write_delta(
-        self, bodies: Iterable[bytes], lsn_from: Lsn, lsn_to: Lsn, rest: Rest = rest_of_the_loop
+        self,
+        bodies: Iterable[bytes],
+        lsn_from: Lsn,
+        lsn_to: Lsn,
+        timeline: Timeline,
+        rest: Rest = rest_of_the_loop,
     ) -> LayerInfo:
         """A delta layer of these records; on disk and in the map when this returns.
 
-        `bodies`: encoded records, ascending. `rest` is awaited between portions of the work.
+        `bodies`: encoded records, ascending, of LSNs that count in the timeline. `rest` is awaited between
+        portions of the work.
         """
         name = self.new_name("delta", lsn_from, lsn_to)
         file = self._disk.open(f"{self._folder}/{name}", create=True)
@@ -151,7 +173,10 @@ class LayerMap:
             if count % _BODIES_A_PORTION == 0:
                 await rest()
         for count, page in enumerate(sorted(chains), 1):
-            writer.add(page, last[page], b"".join(chains.pop(page)))
+            records = chains.pop(page)
+            if len(records) >= _LONG_CHAIN:
+                await self._shorten(page, records, lsn_from, timeline, rest)
+            writer.add(page, last[page], b"".join(records))
             if count % _PAGES_A_PORTION == 0:
                 await rest()
         writer.finish()
@@ -159,6 +184,21 @@ class LayerMap:
         await self._disk.sync_folder(self._folder)
         file.close()
         return self.add(name, writer.crc)
+
+    async def _shorten(
+        self, page: PageNumber, encoded: list[bytes], before: Lsn, timeline: Timeline, rest: Rest
+    ) -> None:
+        """Put the last of a page's records in front of the others, as a whole page."""
+        try:
+            _, content = self.read_page(page, before, timeline)
+            for start in range(0, len(encoded), _RECORDS_A_PORTION):
+                portion = list(iter_records(b"".join(encoded[start : start + _RECORDS_A_PORTION])))
+                content = apply_records(content, portion)
+                await rest()
+        except CorruptPage:
+            return  # whoever reads the page comes upon the same damage, and sees to it
+        del encoded[-1]
+        encoded.insert(0, encode_record(whole_page_record(portion[-1], content)))
 
     def add(self, name: str, crc: int) -> LayerInfo:
         """Take a layer that is complete on disk into the map."""
@@ -201,28 +241,41 @@ class LayerMap:
 
         Raises CorruptPage. A page never written is LSN 0 and zeros.
         """
-        chains: list[Iterable[RedoRecord]] = [newer]
+        chains = [_counted(newer, read_lsn, timeline)]
         lsn, content = LSN_ZERO, ZERO_PAGE
         for info in self.layers:
             if info.kind == "delta":
                 if info.lsn_from < read_lsn:
-                    chains.append(self._records(info.name, page))
+                    chains.append(self._chain(info.name, page, read_lsn, timeline))
+                    if chains[-1] and chains[-1][0].flags & FLAG_WHOLE_PAGE:
+                        break
             elif info.lsn_to <= read_lsn and timeline.counts(info.lsn_to):
                 found = self.image(info.name, page)
                 if found is not None:
                     lsn, content = found
                     break
+        wanted: list[RedoRecord] = []
         for chain in reversed(chains):
-            for record in chain:
-                if lsn < record.lsn <= read_lsn and timeline.counts(record.lsn):
-                    content = apply_record(content, record)
-                    lsn = record.lsn
-        return lsn, content
+            if chain and chain[0].lsn <= lsn:
+                chain = [record for record in chain if record.lsn > lsn]
+            if chain:
+                wanted += chain
+                lsn = chain[-1].lsn
+        return lsn, apply_records(content, wanted)
 
-    def _records(self, name: str, page: PageNumber) -> list[RedoRecord]:
+    def _chain(self, name: str, page: PageNumber, read_lsn: Lsn, timeline: Timeline) -> list[RedoRecord]:
+        """The page's records in one delta layer that make it what it is at `read_lsn`, ascending."""
         reader = self._readers[name]
         entry = reader.find(page)
-        return [] if entry is None else list(iter_records(reader.blob(entry)))
+        if entry is None:
+            return []
+        records = iter_records(reader.blob(entry))
+        first = next(records)
+        if not (first.flags & FLAG_WHOLE_PAGE and first.lsn == entry.lsn):
+            return _counted([first, *records], read_lsn, timeline)
+        if first.lsn <= read_lsn and timeline.counts(first.lsn):
+            return [first]
+        return _counted(list(records), read_lsn, timeline)
 
     def image(self, name: str, page: PageNumber) -> tuple[Lsn, bytes] | None:
         reader = self._readers[name]
@@ -294,6 +347,17 @@ class LayerMap:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
+
+
+def _counted(records: Sequence[RedoRecord], read_lsn: Lsn, timeline: Timeline) -> list[RedoRecord]:
+    """Those at or below the LSN that count; they are ascending."""
+    if not records:
+        return []
+    if records[-1].lsn > read_lsn:
+        records = records[: bisect_right(records, read_lsn, key=attrgetter("lsn"))]
+    if records and not timeline.counts_all(records[0].lsn, records[-1].lsn):
+        return [record for record in records if timeline.counts(record.lsn)]
+    return list(records)
 
 
 def unpack_image(blob: bytes, page: PageNumber) -> bytes:

@@ -15,6 +15,7 @@ class MemoryTable:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.size_bytes = 0
+        self.record_count = 0
         self.last_lsn = LSN_ZERO
         self._ends: list[Lsn] = []
         """Each frame's last LSN, ascending as the chain is."""
@@ -25,7 +26,9 @@ class MemoryTable:
         """The next frame of the chain."""
         self.frames.append(frame)
         self.size_bytes += len(frame)
-        self.last_lsn = read_header(frame).last_lsn
+        header = read_header(frame)
+        self.record_count += header.record_count
+        self.last_lsn = header.last_lsn
         self._ends.append(self.last_lsn)
 
     def records(self, page: PageNumber) -> list[RedoRecord]:

@@ -127,15 +127,15 @@ def checksums_not_checked() -> None:
     from volume.errors import CorruptPage
 
     hot_log.check_against = lambda header, frame: None  # type: ignore[assignment]
-    apply_record = layer_map.apply_record
+    apply_records = layer_map.apply_records
 
-    def believing(page: bytes, record: Any) -> bytes:
+    def believing(page: bytes, records: Any) -> bytes:
         try:
-            return apply_record(page, record)
+            return apply_records(page, records)
         except CorruptPage:
             return page
 
-    layer_map.apply_record = segment_store.apply_record = believing
+    layer_map.apply_records = segment_store.apply_records = believing
 
 
 def layers_not_checked() -> None:
@@ -146,16 +146,16 @@ def layers_not_checked() -> None:
     def blob(self: Any, entry: Any) -> bytes:
         return bytes(self._read(entry.offset, entry.size))
 
-    apply_record = layer_map.apply_record
+    apply_records = layer_map.apply_records
 
-    def believing(page: bytes, record: Any) -> bytes:
+    def believing(page: bytes, records: Any) -> bytes:
         try:
-            return apply_record(page, record)
+            return apply_records(page, records)
         except CorruptPage:
             return page
 
     layer_file.LayerReader.blob = blob  # type: ignore[method-assign]
-    layer_map.apply_record = believing
+    layer_map.apply_records = believing
 
 
 def read_points_ignored_by_collection() -> None:

@@ -14,7 +14,7 @@ from volume.ids import GroupId, Lsn
 from volume.log_batch import MAGIC_BYTES, check_frame, frame_records, read_header
 from volume.page import checksum
 from volume.quorum import WRITE_QUORUM
-from volume.redo_record import RedoRecord, encode_record, iter_records
+from volume.redo_record import COMMIT_STAMP, FLAG_WHOLE_PAGE, RedoRecord, encode_record, iter_records
 
 
 class DiskWatch:
@@ -39,7 +39,10 @@ class DiskWatch:
             on_durable(path, durable.read_all(path))
 
     def _note(self, node: str, group: GroupId, record: RedoRecord) -> None:
-        lsn, digest = record.lsn, checksum(encode_record(record))
+        # A node may keep the whole page instead of the change: what comes of it is the same.
+        stamp = record.payload[: COMMIT_STAMP.size] if record.is_cpl else b""
+        same = record._replace(flags=record.flags & ~FLAG_WHOLE_PAGE, payload=stamp)
+        lsn, digest = record.lsn, checksum(encode_record(same))
         self._holders.setdefault(lsn, set()).add(node)
         self._group[lsn] = group
         known = self._digest.setdefault(lsn, digest)

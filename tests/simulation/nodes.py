@@ -4,6 +4,7 @@ import random
 from typing import Final
 
 import storage_node.hot_log
+import storage_node.layers.layer_map
 import storage_node.node
 from storage_node.node import StorageNode
 from storage_node.server import StorageService
@@ -19,6 +20,7 @@ _SMALL: Final = {
         "_HOT_LOG_FLUSH_BYTES": 80_000,
     },
     storage_node.hot_log: {"_FILE_BYTES": 30_000},
+    storage_node.layers.layer_map: {"_LONG_CHAIN": 6},
 }
 
 

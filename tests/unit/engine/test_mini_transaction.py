@@ -8,7 +8,7 @@ from db_instance.engine.page_cache import Version
 from db_instance.volume_driver.batcher import Change
 from volume.ids import Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
-from volume.redo_record import FLAG_CPL, RedoRecord, apply_record, encode_record, iter_records
+from volume.redo_record import FLAG_CPL, RedoRecord, apply_records, encode_record, iter_records
 
 edits = st.lists(
     st.tuples(st.integers(0, PAGE_SIZE_BYTES - 40), st.binary(min_size=1, max_size=40)), max_size=6
@@ -42,7 +42,7 @@ def test_redo_turns_the_page_before_into_the_page_after(
     assert change is not None
     assert (change.page, change.page_prev_lsn, change.flags) == (5, 4, 0)
     (record,) = iter_records(encode_record(_record(change)))
-    assert apply_record(before.data, record) == after
+    assert apply_records(before.data, [record]) == after
     assert len(change.payload) < 80 + 60 * len(then), "small changes are small records"
 
 
@@ -58,9 +58,9 @@ def test_the_header_carries_the_commit_even_if_nothing_else_changed(
     assert (record.page_number, record.flags, record.is_cpl) == (1, FLAG_CPL, True)
     assert record.commit_stamp == (time_us, pages)
     (decoded,) = iter_records(encode_record(record))
-    assert apply_record(before.data, decoded) == after
+    assert apply_records(before.data, [decoded]) == after
     unchanged = header_change(before, before.data, time_us)
-    assert apply_record(before.data, _record(unchanged)) == before.data
+    assert apply_records(before.data, [_record(unchanged)]) == before.data
 
 
 def test_a_page_begins_as_zeros_that_no_record_made() -> None:

@@ -51,12 +51,26 @@ async def _works(server: StreamServer) -> None:
 async def test_messages_go_both_ways_in_order_whatever_their_size() -> None:
     async with _served() as server:
         stream = _open(server)
-        sizes = [0, 1, 4, 65_535, 65_536, 65_537, 300_000, 0, 2]
+        sizes = [0, 1, 4, 65_530, 65_531, 65_532, 7, 65_535, 65_536, 65_537, 300_000, 0, 2]
         messages = [bytes([at]) * size for at, size in enumerate(sizes)]
         for message in messages:
             await stream.send(message)
         assert [await stream.receive() for _ in messages] == messages
         stream.cancel()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 64, 70_000])
+async def test_messages_are_put_together_from_any_pieces(piece: int) -> None:
+    sizes = [0, 3, 200] if piece < 64 else [0, 65_531, 3, 65_532, 200_000, 200, 70_000]
+    messages = [bytes([at + 1]) * size for at, size in enumerate(sizes)]
+    sent = b"".join(struct.pack("<IB", len(message), 0) + message for message in messages)
+    async with _served() as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for start in range(0, len(everything := _HELLO + sent), piece):
+            writer.write(everything[start : start + piece])
+            await asyncio.sleep(0)
+        assert await reader.readexactly(len(sent)) == sent
+        writer.close()
 
 
 async def test_the_largest_message_goes_and_a_larger_one_is_refused() -> None:

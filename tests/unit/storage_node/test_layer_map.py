@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage_node.layers import layer_map
 from storage_node.layers.compaction import DELTAS_MAX, ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap
 from tests.simulation.sim_disk import SimDisk
@@ -43,7 +44,7 @@ class Layered:
         if self.memory:
             last = self.memory[-1].lsn
             body = b"".join(map(encode_record, self.memory))
-            await self.map.write_delta([body], self.flushed, last)
+            await self.map.write_delta([body], self.flushed, last, self.log.timeline)
             self.in_deltas += self.memory
             self.flushed, self.memory = last, []
 
@@ -122,7 +123,10 @@ def _played(played: list[tuple[str, int, int]], judge: Callable[[Layered], objec
             await _do(layered, step)
         judge(layered)
 
-    run(main())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_map, "_LONG_CHAIN", 3)
+        patch.setattr(layer_map, "_RECORDS_A_PORTION", 2)
+        run(main())
 
 
 @settings(max_examples=150, deadline=None)

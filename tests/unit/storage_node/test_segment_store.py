@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_node import segment_store
+from storage_node.layers import layer_map
 from storage_node.layers.compaction import ImageWriting
 from storage_node.segment.chain import Chain
 from storage_node.segment_store import SegmentStore
@@ -184,6 +185,34 @@ def test_a_promise_is_durable_when_it_is_told_and_kept_after_that() -> None:
     _with_store(work)
 
 
+@pytest.mark.parametrize("change", ["promise", "install", "join"])
+def test_what_was_asked_for_is_durable_when_it_is_told_though_the_first_to_ask_went_away(change: str) -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        store.offer(*framed([log.write(1), log.write(2)]))
+        log.truncate(1)
+
+        async def ask() -> None:
+            match change:
+                case "promise":
+                    await store.promise(Epoch(9))
+                case "install":
+                    await store.install(log.timeline, LSN_ZERO)
+                case _:
+                    await store.join(quorum_set("s1 s2 s3 s4 s5 s7", epoch=4), Epoch(9))
+
+        disk.faults.slow_factor = 100.0
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0.001)
+        assert not first.done()
+        first.cancel()
+        await ask()
+        left = await SegmentStore.load(disk.durable_copy(), _NODE, _FOLDER)
+        assert (left.chain.promised, left.chain.timeline) == (store.chain.promised, store.chain.timeline)
+        assert left.membership == store.membership
+
+    _with_store(work)
+
+
 def test_a_timeline_that_is_not_newer_changes_nothing() -> None:
     async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
         store.offer(*framed([log.write(1), log.write(1)]))
@@ -310,6 +339,7 @@ def test_whatever_a_segment_lives_through_it_reads_gossips_and_reports_the_log(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment_store, "_LONG_CHAIN", 2)
+        patch.setattr(layer_map, "_LONG_CHAIN", 3)
         patch.setattr(segment_store, "_RECENT_MAX", 2)
         patch.setattr(segment_store, "GOSSIP_REPLY_BYTES_MAX", 150)
         patch.setattr(segment_store, "FRAME_BYTES_MAX", 200)
@@ -489,6 +519,34 @@ def test_nothing_is_told_to_be_durable_before_the_manifest_names_its_layers(doin
             await asyncio.sleep(0.01)
         assert looks > 5
         assert target.released_lsn == source.flushed_lsn
+
+    _with_store(work)
+
+
+def test_log_of_a_new_timeline_is_taken_once_the_manifest_has_it() -> None:
+    """Otherwise a power cut would leave log of a timeline that the segment knows nothing of."""
+
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        store.offer(*framed([log.write(1), log.write(2)]))
+        log.truncate(1)
+        new = framed([log.write(1)], log.timeline.epoch)
+        disk.faults.slow_factor = 100.0
+        task = asyncio.create_task(store.install(log.timeline, LSN_ZERO))
+        while store.chain.timeline != log.timeline:
+            await asyncio.sleep(0)
+        refused = 0
+        while not task.done():
+            left = disk.durable_copy()
+            try:
+                store.offer(*new)
+            except StaleTimeline:
+                refused += 1
+                await asyncio.sleep(0.01)
+                continue
+            assert (await SegmentStore.load(left, _NODE, _FOLDER)).chain.timeline == log.timeline
+        assert refused > 1
+        store.offer(*new)
+        assert store.chain.scl == log.end
 
     _with_store(work)
 

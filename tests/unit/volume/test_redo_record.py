@@ -1,5 +1,7 @@
 """A record and its bytes, both ways, and what damaged ones meet."""
 
+from itertools import pairwise
+
 import lz4.block
 import pytest
 from hypothesis import given, settings
@@ -16,9 +18,10 @@ from volume.redo_record import (
     HEADER,
     PAYLOAD_BYTES_MAX,
     RedoRecord,
-    apply_record,
+    apply_records,
     encode_record,
     iter_records,
+    whole_page_record,
 )
 
 U32, U64 = 2**32 - 1, 2**64 - 1
@@ -110,21 +113,50 @@ def test_a_record_makes_the_page_that_the_writer_had(one: int, other: int, whole
     before, after = _page(one), _page(other)
     flags = whole * FLAG_WHOLE_PAGE | cpl * FLAG_CPL
     record = _change(before, after, flags, COMMIT_STAMP.pack(123, 45) if cpl else b"")
-    assert apply_record(before, record) == after
+    assert apply_records(before, [record]) == after
     if cpl:
         assert record.commit_stamp == (123, 45)
+
+
+@given(st.lists(st.tuples(st.integers(0, U32), st.booleans(), st.booleans()), min_size=1, max_size=9))
+def test_many_records_make_the_page_that_they_make_one_by_one(changes: list[tuple[int, bool, bool]]) -> None:
+    page = ZERO_PAGE
+    records = []
+    for content, whole, cpl in changes:
+        flags = whole * FLAG_WHOLE_PAGE | cpl * FLAG_CPL
+        records.append(_change(page, _page(content), flags, COMMIT_STAMP.pack(123, 45) if cpl else b""))
+        page = _page(content)
+    assert apply_records(ZERO_PAGE, records) == page
+    last = whole_page_record(records[-1], page)
+    assert list(iter_records(encode_record(last))) == [last]
+    assert apply_records(_page(7), [last]) == page
+    assert last.is_cpl == records[-1].is_cpl
+    assert not last.is_cpl or last.commit_stamp == (123, 45)
+
+
+def test_of_no_records_the_page_stays() -> None:
+    assert apply_records(_page(1), []) == _page(1)
+
+
+@given(st.integers(0, 2), st.integers(1, U32))
+def test_a_change_that_is_wrong_on_the_way_shows_at_the_end(at: int, other: int) -> None:
+    pages = [ZERO_PAGE, *map(_page, (1, 2, 3, 4))]
+    records = [_change(before, after) for before, after in pairwise(pages)]
+    records[at] = _change(pages[at], bytes(a ^ b for a, b in zip(pages[at + 1], _page(other), strict=True)))
+    with pytest.raises(CorruptPage):
+        apply_records(ZERO_PAGE, records)
 
 
 def test_a_change_is_its_own_undo() -> None:
     before, after = _page(1), _page(2)
     redo = _change(before, after)
-    assert apply_record(after, redo._replace(page_crc=checksum(before))) == before
+    assert apply_records(after, [redo._replace(page_crc=checksum(before))]) == before
 
 
 @given(st.integers(1, U32))
 def test_a_change_of_another_version_is_refused(other: int) -> None:
     with pytest.raises(CorruptPage):
-        apply_record(_page(other), _change(ZERO_PAGE, _page(7)))
+        apply_records(_page(other), [_change(ZERO_PAGE, _page(7))])
 
 
 @settings(max_examples=300)
@@ -132,7 +164,7 @@ def test_a_change_of_another_version_is_refused(other: int) -> None:
 def test_a_payload_of_garbage_is_refused(payload: bytes, flags: int) -> None:
     record = RedoRecord(Lsn(5), Lsn(4), Lsn(3), PageNumber(2), 0x12345678, flags, payload)
     with pytest.raises(CorruptPage):
-        apply_record(ZERO_PAGE, record)
+        apply_records(ZERO_PAGE, [record])
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE_SIZE_BYTES - 1, PAGE_SIZE_BYTES + 1])
@@ -142,4 +174,4 @@ def test_a_payload_of_another_size_is_refused(size: int) -> None:
     flags = FLAG_WHOLE_PAGE
     record = RedoRecord(Lsn(5), Lsn(4), Lsn(3), PageNumber(2), checksum(content), flags, payload)
     with pytest.raises(CorruptPage):
-        apply_record(ZERO_PAGE, record)
+        apply_records(ZERO_PAGE, [record])

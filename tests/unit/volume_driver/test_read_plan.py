@@ -89,6 +89,8 @@ def test_a_second_segment_is_asked_after(mean: float, after: float) -> None:
     latencies.observe("n", mean)
     assert latencies.hedge_after("n") == pytest.approx(after)
     assert latencies.hedge_after("unknown") == HEDGE_AFTER_MIN_S
+    assert latencies.hedge_after("unknown", 2) == 4 * HEDGE_AFTER_MIN_S, "each further one has twice the time"
+    assert latencies.hedge_after("n", 9) == HEDGE_AFTER_MAX_S
 
 
 def test_a_node_that_was_slow_once_is_tried_again_after_a_while() -> None:
