@@ -7,7 +7,7 @@ from control_plane.cluster.model import Group
 from db_instance.volume_driver.driver import VolumeDriver
 from db_instance.volume_driver.segment_calls import SegmentCalls
 from tests.simulation.process import Process
-from tests.simulation.world import World, Writer
+from tests.simulation.world import Node, World, Writer
 from volume.errors import VolumeError
 from volume.ids import GroupId, Lsn, PageNumber, VolumeId
 from volume.quorum import COPIES
@@ -49,15 +49,22 @@ async def _scrubbed(world: World) -> None:
 
 
 async def _scrub_all(world: World) -> list[str]:
-    services = [node.service for node in world.nodes.values() if node.service is not None]
-    for service in services:
-        while service.scrub.report.running:
+    return [line for node in world.nodes.values() for line in await _scrub_one(node)]
+
+
+async def _scrub_one(node: Node) -> list[str]:
+    """Of a process that ends meanwhile, as one whose disk has room again does, the next one is asked."""
+    while True:
+        service = node.service
+        while service is not None and node.service is service and service.scrub.report.running:
             await asyncio.sleep(_POLL_S)
-        number = service.scrub.report.number
-        service.scrub.start()
-        while service.scrub.report.number == number or service.scrub.report.running:
-            await asyncio.sleep(_POLL_S)
-    return [line for service in services for line in service.scrub.report.found]
+        if service is not None and node.service is service:
+            service.scrub.start()
+            while node.service is service and service.scrub.report.running:
+                await asyncio.sleep(_POLL_S)
+        if service is not None and node.service is service:
+            return service.scrub.report.found
+        await asyncio.sleep(_POLL_S)
 
 
 def _is_whole(world: World, group: Group) -> bool:
