@@ -118,7 +118,8 @@ class Agents:
             cache_bytes=reply.cache_bytes,
             sql_address=reply.sql_address,
             nodes=tuple(
-                NodeSeen(NodeId(each.node), each.connected, each.read_us, each.behind) for each in reply.node
+                NodeSeen(NodeId(each.node), each.connected, each.read_us, each.behind, each.lost_log)
+                for each in reply.node
             ),
         )
 

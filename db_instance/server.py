@@ -29,7 +29,11 @@ class InstanceService:
             reply.last_lsn = instance.driver.last_lsn
             for node in instance.driver.nodes_seen():
                 reply.node.add(
-                    node=node.node, connected=node.connected, read_us=node.read_us, behind=node.behind
+                    node=node.node,
+                    connected=node.connected,
+                    read_us=node.read_us,
+                    behind=node.behind,
+                    lost_log=node.lost_log,
                 )
         if instance.engine is not None:
             reply.cache_bytes = instance.engine.pages.cache.size_bytes

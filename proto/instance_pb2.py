@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14proto/instance.proto\x12\x10sixfold.instance\"\x0f\n\rStatusRequest\"\xdd\x01\n\x0bStatusReply\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0b\n\x03vdl\x18\x05 \x01(\x04\x12\x0b\n\x03vcl\x18\x06 \x01(\x04\x12\x10\n\x08last_lsn\x18\x07 \x01(\x04\x12\x10\n\x08sessions\x18\x08 \x01(\r\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\t \x01(\x04\x12\x13\n\x0bsql_address\x18\n \x01(\t\x12(\n\x04node\x18\x0b \x03(\x0b\x32\x1a.sixfold.instance.NodeSeen\"L\n\x08NodeSeen\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07read_us\x18\x03 \x01(\r\x12\x0e\n\x06\x62\x65hind\x18\x04 \x01(\x04\x32T\n\x08Instance\x12H\n\x06Status\x12\x1f.sixfold.instance.StatusRequest\x1a\x1d.sixfold.instance.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14proto/instance.proto\x12\x10sixfold.instance\"\x0f\n\rStatusRequest\"\xdd\x01\n\x0bStatusReply\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0b\n\x03vdl\x18\x05 \x01(\x04\x12\x0b\n\x03vcl\x18\x06 \x01(\x04\x12\x10\n\x08last_lsn\x18\x07 \x01(\x04\x12\x10\n\x08sessions\x18\x08 \x01(\r\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\t \x01(\x04\x12\x13\n\x0bsql_address\x18\n \x01(\t\x12(\n\x04node\x18\x0b \x03(\x0b\x32\x1a.sixfold.instance.NodeSeen\"^\n\x08NodeSeen\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x0f\n\x07read_us\x18\x03 \x01(\r\x12\x0e\n\x06\x62\x65hind\x18\x04 \x01(\x04\x12\x10\n\x08lost_log\x18\x05 \x01(\x08\x32T\n\x08Instance\x12H\n\x06Status\x12\x1f.sixfold.instance.StatusRequest\x1a\x1d.sixfold.instance.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREPLY']._serialized_start=60
   _globals['_STATUSREPLY']._serialized_end=281
   _globals['_NODESEEN']._serialized_start=283
-  _globals['_NODESEEN']._serialized_end=359
-  _globals['_INSTANCE']._serialized_start=361
-  _globals['_INSTANCE']._serialized_end=445
+  _globals['_NODESEEN']._serialized_end=377
+  _globals['_INSTANCE']._serialized_start=379
+  _globals['_INSTANCE']._serialized_end=463
 # @@protoc_insertion_point(module_scope)

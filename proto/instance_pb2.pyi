@@ -95,12 +95,15 @@ class NodeSeen(_message.Message):
     CONNECTED_FIELD_NUMBER: _builtins.int
     READ_US_FIELD_NUMBER: _builtins.int
     BEHIND_FIELD_NUMBER: _builtins.int
+    LOST_LOG_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     connected: _builtins.bool
     read_us: _builtins.int
     """mean time of its answers to page reads"""
     behind: _builtins.int
     """LSNs its furthest-back segment lacks of what a write quorum has"""
+    lost_log: _builtins.bool
+    """it came back without log that it had acknowledged"""
     def __init__(
         self,
         *,
@@ -108,10 +111,11 @@ class NodeSeen(_message.Message):
         connected: _builtins.bool = ...,
         read_us: _builtins.int = ...,
         behind: _builtins.int = ...,
+        lost_log: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "connected", b"connected", "node", b"node", "read_us", b"read_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "connected", b"connected", "lost_log", b"lost_log", "node", b"node", "read_us", b"read_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

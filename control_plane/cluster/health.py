@@ -15,7 +15,8 @@ A storage node is, the first that applies,
 unknown       has not answered yet, and was asked only a moment ago
 gone          silent for so long that its segments are made anew elsewhere
 unreachable   silent
-failed disk   segments of it have failed on an I/O error, or for want of space
+failed disk   segments of it have failed on an I/O error, or for want of space; or it came back without log that
+              it had acknowledged
 draining      its segments are on their way elsewhere
 drained       it has none any more, and gets none
 slow          syncs, or takes longer to read from, far more slowly than the others do
@@ -111,6 +112,8 @@ class NodeFacts:
     sync_us: int = 0
     read_us: int = 0
     """How long the writer waits for its pages; 0 if nobody knows."""
+    lost_log: bool = False
+    """A writer has seen it come back without log that it had acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,9 @@ def node_facts(
     held: dict[NodeId, int] = {}
     for member in (member for volume in volumes for group in volume.groups for member in group.members):
         held[member.node] = held.get(member.node, 0) + 1
-    read_us = {seen.node: seen.read_us for writer in writers for seen in writer.nodes}
+    seen = [each for writer in writers for each in writer.nodes]
+    read_us = {each.node: each.read_us for each in seen}
+    lost_log = {each.node for each in seen if each.lost_log}
     facts = {}
     for node in nodes:
         report = reports.get(node.id)
@@ -147,6 +152,7 @@ def node_facts(
             tuple(failures),
             report.sync_us if report is not None else 0,
             read_us.get(node.id, 0),
+            node.id in lost_log,
         )
     return facts
 
@@ -174,6 +180,10 @@ def _health_of(node: NodeId, answering: Mapping[NodeId, NodeFacts]) -> NodeHealt
     facts = answering[node]
     if (failure := next(filter(_is_of_the_disk, facts.failures), "")) != "":
         return NodeHealth(Health.FAILED_DISK, failure.removeprefix("failed: "))
+    if facts.lost_log:
+        return NodeHealth(
+            Health.FAILED_DISK, "it does not keep what it syncs: log that was acknowledged is lost"
+        )
     if facts.draining:
         left = f"{facts.segments} segment{'' if facts.segments == 1 else 's'} left"
         return NodeHealth(Health.DRAINING, left) if facts.segments else NodeHealth(Health.DRAINED)

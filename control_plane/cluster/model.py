@@ -157,6 +157,8 @@ class NodeSeen:
     connected: bool
     read_us: int
     behind: int
+    lost_log: bool = False
+    """It came back without log that it had acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ class NodeSeen(NamedTuple):
     """0: not asked lately."""
     behind: int
     """LSNs that its furthest-back segment lacks of what a write quorum has."""
+    lost_log: bool
+    """It came back without log that it had acknowledged: its disk does not keep what it has synced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,7 @@ class VolumeDriver:
                 client.connected,
                 round(1e6 * self.latencies.of(node)) if node in recent else 0,
                 behind[node],
+                client.lost_log,
             )
             for node, client in self.nodes.items()
         ]
@@ -360,6 +363,14 @@ class VolumeDriver:
         heapq.heappush(self._waiting, (lsn, self._waiting_count, future, deadline))
         await future
         self.commit_times.observe(self._clock.monotonic() - started)
+
+    def on_joined(self, group: GroupId, node: str, scl: Lsn) -> None:
+        """A segment begins to take our log."""
+        acknowledged = self._frontier.scl(group).get(node, scl)
+        if scl < acknowledged:
+            self.nodes[node].lost_log = True
+            events.error("node.lost_log", node=node, group=group, scl=scl, acknowledged=acknowledged)
+        self._on_completed(group, self._frontier.on_joined(group, node, scl))
 
     def on_acknowledged(self, group: GroupId, node: str, scl: Lsn) -> None:
         self._on_completed(group, self._frontier.on_acknowledged(group, node, scl))

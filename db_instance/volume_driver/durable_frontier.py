@@ -92,6 +92,14 @@ class DurableFrontier:
         seen[node] = scl
         return self._recount(group)
 
+    def on_joined(self, group: GroupId, node: str, scl: Lsn) -> list[Round]:
+        """What a segment says it has when it begins to take our log. Less than it had acknowledged, if its disk
+        has not kept that: what is not complete yet must do without."""
+        if node not in self._scl[group]:
+            return []
+        self._scl[group][node] = scl
+        return self._recount(group)
+
     def _recount(self, group: GroupId) -> list[Round]:
         members, seen = self._members[group], self._scl[group]
         # Nearly always nobody is being replaced: then the fourth highest of the six is the PGCL.

@@ -53,6 +53,7 @@ class Owner(Protocol):
     def retained(self, group: GroupId) -> list[Frame]: ...
     def pgcl(self, group: GroupId) -> Lsn: ...
     def on_acknowledged(self, group: GroupId, node: str, scl: Lsn) -> None: ...
+    def on_joined(self, group: GroupId, node: str, scl: Lsn) -> None: ...
     def on_confirmed(self, node: str, sent_us: int) -> None: ...
     def on_members(self, group: GroupId, members: QuorumSet) -> None: ...
     def on_stale_members(self) -> None: ...
@@ -107,6 +108,8 @@ class NodeClient:
         self.node = node
         self.address = address
         self.connected = False
+        self.lost_log = False
+        """It has come back without log that it had acknowledged."""
         self.bytes_sent = 0
         self.messages_sent = 0
         self.acks: dict[SegmentId, int] = {}
@@ -254,7 +257,7 @@ class NodeClient:
                 reason = error
                 continue
             self._joined.add(group)
-            owner.on_acknowledged(group, self.node, installed.scl)
+            owner.on_joined(group, self.node, installed.scl)
         if not self._joined and reason is not None:
             raise reason
         if reason is not None:

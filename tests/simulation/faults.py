@@ -266,6 +266,20 @@ async def disk_is_lost(m: Mischief) -> None:
             await m.world.start_node(name)
 
 
+async def disk_has_lied(m: Mischief) -> None:
+    """For a while a node's disk does not keep what it syncs of the hot log, and then its power is cut. Only when
+    all others hold what it held, as for bits that rot."""
+    name = m.some_node()
+    node = m.world.nodes[name]
+    process, before = node.process, node.disk.synced("hot")
+    await m.for_a_while()
+    if node.process is process and _all_others_hold_what_is_on(m.world, name):
+        node.damaged = True
+        m.world.disks_lied += 1
+        node.disk.unsync("hot", before)
+        await m.restart([name], power_cut=True)
+
+
 async def node_is_drained(m: Mischief) -> None:
     name = NodeId(m.some_node())
     if m.world.control.process is None:
@@ -375,6 +389,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (partitions_are_swizzled, 1),
     (node_stays_away, 3),
     (disk_is_lost, 3),
+    (disk_has_lied, 2),
     (node_is_drained, 2),
     (control_dies, 2),
     (process_is_paused, 3),

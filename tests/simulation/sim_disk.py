@@ -221,6 +221,17 @@ class SimDisk:
             copy._names[path] = copy._durable_names[path] = twin
         return copy
 
+    def synced(self, folder: str) -> dict[str, int]:
+        """How much of each file in the folder was promised."""
+        return {path: inode.synced for path, inode in self._names.items() if _parent(path) == folder}
+
+    def unsync(self, folder: str, since: dict[str, int]) -> None:
+        """The syncs of these files since then were lies: a power cut finds out."""
+        for path in self.synced(folder):
+            inode = self._names[path]
+            if inode.before_cut is None:
+                inode.synced = min(inode.synced, since.get(path, 0))
+
     def flip_bit(self, path: str) -> None:
         """One bit of the file rots."""
         data = self._names[path].data

@@ -46,6 +46,9 @@ class Outcome:
     bits_flipped: int
     damage_told: int
     """How often a service said that it had found a damaged place."""
+    disks_lied: int
+    lost_log: int
+    """How often a writer saw a node come back without log that it had acknowledged."""
     disks_lost: int
     replaced: int
     """Segments that another one took the place of."""
@@ -57,6 +60,8 @@ class Outcome:
         assert self.faults, "no fault was tried"
         assert self.acknowledged, "nothing was acknowledged"
         assert self.checked_lsns and self.pages_compared, "nothing was compared"
+        if not (self.disks_lied or self.bits_flipped):
+            assert not self.lost_log, "a disk is told to be a liar, and is none"
 
 
 def simulate(seed: int, *, echo: bool = False, seconds: float = SECONDS) -> Outcome:
@@ -120,6 +125,8 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
         world.network.messages,
         world.bits_flipped,
         trace.logged["error:hot_log.damaged"] + trace.logged["error:segment.failed"],
+        world.disks_lied,
+        trace.logged["error:node.lost_log"],
         world.disks_lost,
         sum(trace.logged[f"info:{reason}.done"] for reason in ("repair", "move")),
         trace.logged["info:repair.cancelled"],

@@ -102,6 +102,7 @@ class World:
         self.checked_lsns = 0
         self.pages_compared = 0
         self.bits_flipped = 0
+        self.disks_lied = 0
         self.disks_lost = 0
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Somebody met what no run may have."""

@@ -92,6 +92,7 @@ def _facts(silent_s: float = 0.1, answered: bool = True, **more: Any) -> NodeFac
         ("a disk that fails is told first", _facts(failures=(_IO,), draining=True),      Health.FAILED_DISK, "hot log: [Errno 5] Input/output error"),
         ("damage is mended, not a disk's end", _facts(failures=("failed: read page 3",)), Health.OK,         ""),
         ("another error is no disk's",    _facts(failures=("failed: [Errno 13] denied",)), Health.OK,        ""),
+        ("its disk forgets",              _facts(lost_log=True),                         Health.FAILED_DISK, "it does not keep what it syncs: log that was acknowledged is lost"),
         ("on its way out",                _facts(draining=True, segments=2),             Health.DRAINING,    "2 segments left"),
         ("out",                           _facts(draining=True),                         Health.DRAINED,     ""),
         ("its syncs take long",           _facts(sync_us=60_000),                        Health.SLOW,        "syncs take 60 ms, elsewhere 4"),

@@ -183,6 +183,26 @@ async def _soon(condition: Callable[[], bool], within_s: float = 5.0) -> None:
             await asyncio.sleep(0.05)
 
 
+def test_a_disk_that_does_not_keep_what_it_syncs_is_found_out() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        kept = world.disks["a"].synced("hot")
+        await world.commit(driver)
+        await _soon(lambda: driver.nodes_seen()[0].behind == 0)
+        await world.nodes["a"].stop()
+        world.network.kill("a")
+        world.disks["a"].unsync("hot", kept)
+        world.disks["a"] = world.disks["a"].durable_copy()
+        await world.start_node("a", "az1")
+        await _soon(lambda: driver.nodes["a"].lost_log)
+        assert [seen.node for seen in driver.nodes_seen() if seen.lost_log] == ["a"]
+        await _soon(lambda: world.nodes["a"].segment(driver.volume, _GROUP).chain.durable_scl == driver.vdl)
+        await driver.stop()
+
+    _in_world(story)
+
+
 # Members that change
 
 

@@ -297,3 +297,20 @@ def test_through_any_changes_the_vdl_is_what_counting_hands_found_at_some_time(
         counted.append(sorted(now.slot_lsns({n: Lsn(lsn) for n, lsn in heard.items()}))[-WRITE_QUORUM])
         assert group.scl == heard
         assert group.vdl == max(counted)
+
+
+def test_what_a_disk_has_not_kept_does_not_count_any_more_for_what_is_not_complete() -> None:
+    frontier = DurableFrontier(Lsn(_OPENED_AT))
+    frontier.add_group(GroupId(0), quorum_set("a b c d e f"), Lsn(_OPENED_AT))
+    end = Lsn(_OPENED_AT + 1)
+    frontier.on_sealed(Round(end, end, ((GroupId(0), end),), 100))
+    for node in "abc":
+        assert frontier.on_acknowledged(GroupId(0), node, end) == []
+    assert frontier.on_joined(GroupId(0), "a", Lsn(_OPENED_AT)) == []
+    assert frontier.on_acknowledged(GroupId(0), "d", end) == []
+    assert frontier.vdl == _OPENED_AT, "three have it"
+    assert len(frontier.on_joined(GroupId(0), "a", end)) == 1
+    assert frontier.vdl == end
+    frontier.on_joined(GroupId(0), "a", Lsn(0))
+    assert frontier.on_joined(GroupId(0), "stranger", end) == []
+    assert (frontier.vdl, frontier.pgcl(GroupId(0))) == (end, end), "what was durable is promised"
