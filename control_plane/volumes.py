@@ -25,6 +25,10 @@ events = get_logger("control.volumes")
 SLOW_NODE_S: Final = 0.2
 """How much longer than its write quorum a new group waits for the rest of its nodes to answer."""
 
+FIRST_NODES_S: Final = 10.0
+"""How long after its start the control plane waits for six nodes to answer before it makes the first group: with
+fewer it begins with copies missing, which are filled later as lost ones are."""
+
 CREATE_AT_ONCE_MAX: Final = 64
 """Segments that the supervisor asks for in one round; a node that was away long may lack hundreds."""
 
@@ -82,6 +86,9 @@ class Volumes:
         if any(volume.name == MAIN_VOLUME and volume.groups for volume in await self._metadata.volumes()):
             return
         volume = await self._metadata.create_volume(MAIN_VOLUME, segment_size)
+        soon = self._clock.monotonic() - self._started_s < FIRST_NODES_S
+        if soon and len(self._observer.answering()) < COPIES:
+            return
         if not volume.groups:
             await self._place(volume, GroupId(0), LSN_ZERO)
             await self.create_missing()

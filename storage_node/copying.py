@@ -1,7 +1,7 @@
 """Copies a peer's layers, whole and checked, in place of a segment's own.
 
 So a replacement is filled, so a segment comes back whose peers no longer have the log it lacks, and so
-damaged layers are mended. While clients are served, copying rests for three quarters of the time.
+damaged layers are mended. While clients are served, copying rests for most of the time.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from storage_node.layers.layer_file import LayerReader
 from storage_node.segment_store import Fill, SegmentStore
 from volume.errors import CorruptPage, DeadlineExceeded, PeerUnavailable, VolumeError
 from volume.ids import LSN_ZERO, Lsn
-from volume.limits import CALL_TIMEOUT_S
+from volume.limits import CALL_TIMEOUT_S, MIB
 from volume.page import more_checksum
 from volume.quorum_set import Member
 from volume.timeline import Timeline
@@ -31,8 +31,12 @@ _LIST_S: Final = 20.0
 _BLOBS_A_STEP: Final = 64
 """Blobs of a copied layer that are checked before others have their turn."""
 
-_REST_FACTOR: Final = 3
-"""While clients are served: three times as long at rest as at work."""
+_REST_FACTOR: Final = 7
+"""While clients are served: seven times as long at rest as at work."""
+
+
+_SYNC_BYTES: Final = 2 * MIB
+"""While clients are served a layer goes to disk in portions: one sync of all of it would hold up the hot logs'."""
 
 
 class Copier:
@@ -42,6 +46,7 @@ class Copier:
         self._transport = transport
         self._served = served
         self._served_before = 0
+        self._busy = False
 
     async def copy(self, source: Member, segment: SegmentStore) -> bool:
         """Take the peer's layers in place of ours, if they reach further. Whether they were taken."""
@@ -145,7 +150,7 @@ class Copier:
         """Raises CorruptPage when the peer's layer is damaged: damage must not spread."""
         request = storage_pb2.CopyLayerRequest(volume=segment.volume, group=segment.id.group, name=layer.name)
         loop = asyncio.get_running_loop()
-        crc = 0
+        crc = synced = 0
         try:
             await stream.send(request.SerializeToString())
             while file.size < layer.size:
@@ -157,6 +162,9 @@ class Copier:
                 file.append(chunk)
                 crc = more_checksum(crc, chunk)
                 fill.bytes_done += len(chunk)
+                if self._busy and file.size - synced >= _SYNC_BYTES:
+                    synced = file.size
+                    await file.sync()
                 fill.seconds = loop.time() - fill.started_s
                 await self._give_way(loop.time() - began)
         except TimeoutError:
@@ -186,8 +194,8 @@ class Copier:
     async def _give_way(self, worked_s: float) -> None:
         """Clients that are served come first: their node, and the peer's, share a machine with us perhaps."""
         served = self._served()
-        busy, self._served_before = served != self._served_before, served
-        await asyncio.sleep(_REST_FACTOR * worked_s if busy else 0)
+        self._busy, self._served_before = served != self._served_before, served
+        await asyncio.sleep(_REST_FACTOR * worked_s if self._busy else 0)
 
 
 def some_source(segment: SegmentStore, dice: random.Random) -> Member | None:

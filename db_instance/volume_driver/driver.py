@@ -124,7 +124,9 @@ class VolumeDriver:
         self._progress = asyncio.Event()
         self._last_progress = clock.monotonic()
         self._seal_scheduled = False
-        self._gather_until: float | None = None
+        self._gathering: asyncio.TimerHandle | None = None
+        self._gathered = False
+        """The next round has waited for its commits, and waits no more."""
         self._growing: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
@@ -289,6 +291,8 @@ class VolumeDriver:
 
     def append(self, changes: list[Change]) -> Lsn:
         """Number the changes and let them gather; they are on their way when this returns."""
+        if self._frontier.vcl >= self._batcher.last_lsn:
+            self._last_progress = self._clock.monotonic()  # nothing has waited until now
         lsn = self._batcher.add(changes, self._frontier.vdl)
         if not self._seal_scheduled:
             self._seal_scheduled = True
@@ -306,12 +310,10 @@ class VolumeDriver:
             return
         if not much and self._batcher.pending_bytes and self._gathers():
             return
-        self._gather_until = None
+        self._gathered = False
         sealed = self._batcher.seal(self._frontier.vdl)
         if sealed is None:
             return
-        if not in_flight:
-            self._last_progress = self._clock.monotonic()
         round_, frames = sealed
         self._frontier.on_sealed(round_)
         for parcel in parcels_of(frames):
@@ -320,13 +322,16 @@ class VolumeDriver:
 
     def _gathers(self) -> bool:
         """Should the round wait a moment longer? If so, it is looked at again when that is over."""
-        if not self.more_to_come():
+        if self._gathered or not self.more_to_come():
             return False
-        loop = asyncio.get_running_loop()
-        if self._gather_until is None:
-            self._gather_until = loop.time() + _GATHER_S
-            loop.call_at(self._gather_until, self._seal_if_due)
-        return loop.time() < self._gather_until
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(_GATHER_S, self._on_gathered)
+        return True
+
+    def _on_gathered(self) -> None:
+        self._gathering = None
+        self._gathered = True
+        self._seal_if_due()
 
     async def wait_for_room(self) -> None:
         """Back-pressure, before anything is written. Raises VolumeBusy when storage lacks a quorum for long."""

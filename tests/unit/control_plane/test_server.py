@@ -53,6 +53,7 @@ async def control(tmp_path: Path) -> AsyncIterator[Control]:
     agents = Agents(transport)
     observer = Observer(agents, metadata, RealClock())
     volumes = Volumes(metadata, agents, observer, RealClock())
+    await observer.look(1.0)
     await volumes.create_main(1 << 20)
     own = own_facts("control", "127.0.0.1:0")
     edge = ControlServer(own, "main", metadata, volumes, observer, agents, None, lambda: None)

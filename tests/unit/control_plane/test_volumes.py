@@ -10,7 +10,7 @@ from control_plane.agents import CREATE_SEGMENT, INSTANCE_STATUS, NODE_STATUS, A
 from control_plane.cluster.model import Member, Node, NodeId, Reason
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.observer import Observer
-from control_plane.volumes import Volumes
+from control_plane.volumes import FIRST_NODES_S, Volumes
 from proto import storage_pb2
 from runtime.clock import RealClock
 from runtime.transport import Handlers, Server, Stream
@@ -74,6 +74,8 @@ class Cluster:
     async def begin(self) -> None:
         await self.metadata.put_nodes(NODES, [])
         await self.observer.look(1.0)
+        if self.storage.down:
+            self.clock.at_s += FIRST_NODES_S
         await self.volumes.create_main(1 << 20)
 
 
@@ -97,8 +99,21 @@ async def test_the_first_volume_is_placed_on_six_nodes_and_opened(cluster: Clust
     assert (opened.id, opened.epoch, opened.writer, await created(cluster)) == (1, 1, "w1", [6])
 
 
+async def test_nodes_that_are_late_at_the_start_are_waited_for(cluster: Cluster) -> None:
+    cluster.storage.down = {"h:5"}
+    await cluster.metadata.put_nodes(NODES, [])
+    await cluster.observer.look(1.0)
+    await cluster.volumes.create_main(1 << 20)
+    assert await created(cluster) == []
+    cluster.storage.down = set()
+    await cluster.observer.look(1.0)
+    await cluster.volumes.create_main(1 << 20)
+    assert await created(cluster) == [6]
+
+
 async def test_without_enough_nodes_there_is_no_group_and_no_epoch(cluster: Cluster) -> None:
     await cluster.metadata.put_nodes(NODES[:5], [])
+    cluster.clock.at_s += FIRST_NODES_S
     with pytest.raises(QuorumLost):
         await cluster.volumes.create_main(1 << 20)
     with pytest.raises(QuorumLost):

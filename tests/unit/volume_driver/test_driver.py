@@ -203,6 +203,39 @@ def test_a_disk_that_does_not_keep_what_it_syncs_is_found_out() -> None:
     _in_world(story)
 
 
+def test_after_a_long_rest_nobody_takes_the_first_commit_for_one_that_is_stuck() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await asyncio.sleep(60.0)
+        driver.more_to_come = lambda: True
+        lsn = world.append(driver)
+        assert driver.stalled_s == 0
+        async with asyncio.timeout(0):
+            await driver.wait_for_room()
+        await driver.wait_durable(lsn)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_a_round_waits_for_commits_that_are_to_come_once_and_not_longer() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        driver.more_to_come = lambda: True
+        for _ in range(3):
+            before = asyncio.get_running_loop().time()
+            first = world.append(driver)
+            await asyncio.sleep(0.002)
+            second = world.append(driver)
+            await driver.wait_durable(second)
+            assert driver.vdl >= first
+            assert 0.003 <= asyncio.get_running_loop().time() - before < 0.02
+        await driver.stop()
+
+    _in_world(story)
+
+
 # Members that change
 
 
