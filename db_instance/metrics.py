@@ -29,7 +29,9 @@ class _InstanceCollector:
         yield CounterMetricFamily("sixfold_cache_hits", "Pages found in the buffer pool", value=cache.hits)
         yield CounterMetricFamily("sixfold_cache_misses", "Pages not found there", value=cache.misses)
         yield GaugeMetricFamily("sixfold_cache_bytes", "Size of the buffer pool", value=cache.size_bytes)
-        yield CounterMetricFamily("sixfold_pages_read", "Pages read from storage", value=driver.pages_read)
+        yield CounterMetricFamily(
+            "sixfold_pages_read", "Pages read from storage", value=driver.reads.pages_read
+        )
         yield GaugeMetricFamily("sixfold_vdl", "Volume durable LSN", value=driver.vdl)
         yield GaugeMetricFamily("sixfold_vcl", "Volume complete LSN", value=driver.vcl)
         yield GaugeMetricFamily("sixfold_last_lsn", "Last LSN given out", value=driver.last_lsn)
@@ -37,7 +39,7 @@ class _InstanceCollector:
         waiting = driver.unacknowledged_bytes
         yield GaugeMetricFamily("sixfold_unacknowledged_bytes", "Log not yet at a quorum", value=waiting)
         yield driver.commit_times.metric("sixfold_commit_seconds", "From a commit to its durability")
-        yield driver.read_times.metric("sixfold_page_read_seconds", "Reads of pages from storage")
+        yield driver.reads.times.metric("sixfold_page_read_seconds", "Reads of pages from storage")
         acks = CounterMetricFamily("sixfold_acks", "Acknowledgements", labels=["segment"])
         sent = CounterMetricFamily("sixfold_sent_bytes", "Log sent", labels=["node"])
         batches = CounterMetricFamily("sixfold_sent_batches", "Batches sent", labels=["node"])
@@ -47,7 +49,7 @@ class _InstanceCollector:
             sent.add_metric([node], client.bytes_sent)
             batches.add_metric([node], client.messages_sent)
             connected.add_metric([node], client.connected)
-            latency.add_metric([node], driver.latencies.of(node))
+            latency.add_metric([node], driver.reads.latencies.of(node))
             for segment, count in client.acks.items():
                 acks.add_metric([str(segment)], count)
         scl = GaugeMetricFamily("sixfold_acknowledged_scl", "SCL as acknowledged", labels=["group", "node"])

@@ -70,8 +70,8 @@ class Pages:
 
         Parks while nobody confirms that this is still the newest writer. Raises LeaseExpired.
         """
-        if not self.driver.lease_holds():
-            park(self.driver.wait_for_lease())
+        if not self.driver.lease.holds():
+            park(self.driver.lease.wait())
         read_point = self.driver.vdl
         self._pinned[read_point] = self._pinned.get(read_point, 0) + 1
         return read_point

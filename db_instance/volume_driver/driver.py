@@ -15,28 +15,23 @@ from typing import Final, NamedTuple
 from db_instance.volume_driver.batcher import Batcher, Change, Frame
 from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
 from db_instance.volume_driver.durable_frontier import DurableFrontier, Round
-from db_instance.volume_driver.lease import Lease
+from db_instance.volume_driver.lease_keeper import LeaseKeeper
 from db_instance.volume_driver.node_client import NodeClient, parcels_of
 from db_instance.volume_driver.opening import Opened
-from db_instance.volume_driver.read_plan import Candidate, Latencies, read_order
+from db_instance.volume_driver.page_reads import PageReads
 from db_instance.volume_driver.segment_calls import SegmentCalls
 from runtime.clock import Clock
 from runtime.events import get_logger
 from runtime.metrics import Durations
 from runtime.transport import Transport
 from volume.errors import (
-    LeaseExpired,
-    LsnCollected,
     OutcomeUnknown,
-    PeerUnavailable,
-    QuorumLost,
     StaleEpoch,
     StaleMembership,
     VolumeBusy,
-    VolumeError,
 )
 from volume.ids import GroupId, Lsn, PageNumber
-from volume.limits import BEAT_S, CALL_TIMEOUT_S, KIB, LEASE_S, MIB
+from volume.limits import KIB, MIB
 from volume.quorum_set import Member, QuorumSet
 
 events = get_logger("volume_driver.driver")
@@ -50,8 +45,6 @@ lock, or wait for it. A lone client's commit waits for nothing."""
 
 _ROUNDS_IN_FLIGHT_MAX: Final = 64
 _WATCH_S: Final = 0.1
-_RECENT_S: Final = 10.0
-_READ_RETRY_S: Final = (0.02, 0.5)
 
 
 class NodeSeen(NamedTuple):
@@ -95,13 +88,8 @@ class VolumeDriver:
         self.lowest_read_point: Callable[[], Lsn] = lambda: self.vdl
         self.more_to_come: Callable[[], bool] = lambda: False
         """Is another commit about to be made? Then a round may wait for it, for a moment."""
-        self.latencies = Latencies()
-        self._read_at_s: dict[str, float] = {}
-        """When each node answered a read last, or did not."""
         self.commit_times = Durations()
-        self.read_times = Durations()
         self.nodes: dict[str, NodeClient] = {}
-        self.pages_read = 0
         self._control = control
         self._transport = transport
         self._clock = clock
@@ -109,16 +97,16 @@ class VolumeDriver:
         self._settings = settings
         self._calls = SegmentCalls(transport, layout.volume, layout.epoch)
         self._calls.timeline_epoch = opened.timeline_epoch
-        self._lease = Lease()
-        self._lease_renewed = asyncio.Event()
-        self._asking_control: asyncio.Task[None] | None = None
+        self.lease = LeaseKeeper(self, control, clock, settings.read_timeout_s)
         self.membership_version = 0
         self._frontier = DurableFrontier(recovered.vdl)
         self._batcher = Batcher(
             layout.volume, layout.epoch, layout.geometry, recovered.next_lsn, recovered.vdl
         )
         self._geometry = layout.geometry
-        self._candidates: dict[GroupId, tuple[Candidate, ...]] = {}
+        self.reads = PageReads(
+            self._calls, clock, dice, self._frontier, self.nodes, settings, opened.writable
+        )
         self._waiting: list[tuple[Lsn, int, asyncio.Future[None], float]] = []
         self._waiting_count = 0
         self._progress = asyncio.Event()
@@ -166,25 +154,16 @@ class VolumeDriver:
         return self._clock.monotonic() - self._last_progress
 
     def group_scl(self) -> dict[GroupId, dict[str, Lsn]]:
-        return {group: self._frontier.scl(group) for group in self._candidates}
+        return {group: self._frontier.scl(group) for group in self._frontier.groups}
 
     def nodes_seen(self) -> list[NodeSeen]:
         """Each storage node as we see it."""
         behind = dict.fromkeys(self.nodes, 0)
-        for group in self._candidates:
+        for group in self._frontier.groups:
             for node, scl in self._frontier.scl(group).items():
                 behind[node] = max(behind.get(node, 0), self._frontier.pgcl(group) - scl)
-        # Who was slow once is asked last from then on: an old figure tells nothing of how it is now.
-        since_s = self._clock.monotonic() - _RECENT_S
-        recent = {node for node, at_s in self._read_at_s.items() if at_s > since_s}
         return [
-            NodeSeen(
-                node,
-                client.connected,
-                round(1e6 * self.latencies.of(node)) if node in recent else 0,
-                behind[node],
-                client.lost_log,
-            )
+            NodeSeen(node, client.connected, self.reads.recent_us(node), behind[node], client.lost_log)
             for node, client in self.nodes.items()
         ]
 
@@ -196,9 +175,9 @@ class VolumeDriver:
         self._started = True
         if self.writable:
             for client in self.nodes.values():
-                client.task = self._spawn(client.run())
-        self._spawn(self._watch())
-        self._spawn(self._watch_lease())
+                client.task = self.spawn(client.run())
+        self.spawn(self._watch())
+        self.spawn(self.lease.watch())
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -211,7 +190,7 @@ class VolumeDriver:
                 future.exception()
         self._waiting = []
 
-    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+    def spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         assert isinstance(task, asyncio.Task)
         self._tasks.add(task)
@@ -231,61 +210,20 @@ class VolumeDriver:
     def now_us(self) -> int:
         return int(1e6 * self._clock.monotonic())
 
-    def lease_holds(self) -> bool:
-        """Is it certain that no newer writer has acknowledged anything?"""
-        return self._clock.monotonic() < self._lease.until_s
-
-    async def wait_for_lease(self) -> None:
-        """Before a read: return once it is certain again. Raises LeaseExpired when nobody confirms it for long."""
-        deadline = self._clock.monotonic() + self._settings.read_timeout_s
-        while not self.lease_holds():
-            left = deadline - self._clock.monotonic()
-            if self.fenced.done() or left <= 0:
-                raise LeaseExpired(
-                    "read: too few storage nodes and no control plane confirm that this is still the writer"
-                )
-            for client in self.nodes.values():
-                client.wake(beat=True)
-            self._ask_control()
-            self._lease_renewed.clear()
-            try:
-                async with asyncio.timeout(min(left, BEAT_S)):
-                    await self._lease_renewed.wait()
-            except TimeoutError:
-                continue
-
     def on_confirmed(self, node: str, sent_us: int) -> None:
-        self._lease.on_confirmed(node, sent_us, self._frontier.members(GroupId(0)))
-        self._lease_renewed.set()
-
-    async def _watch_lease(self) -> None:
-        """Where storage alone does not confirm our epoch, the control plane may."""
-        while True:
-            if self._lease.until_s - self._clock.monotonic() < LEASE_S / 2:
-                self._ask_control()
-            await asyncio.sleep(BEAT_S)
-
-    def _ask_control(self) -> None:
-        if self._asking_control is None or self._asking_control.done():
-            self._asking_control = self._spawn(self._confirm_with_control())
+        self.lease.on_confirmed(node, sent_us, self._frontier.members(GroupId(0)))
 
     def on_stale_members(self) -> None:
-        self._ask_control()
+        self.lease.ask_control()
 
-    async def _confirm_with_control(self) -> None:
-        """It tells whether our epoch is the newest one granted, and who the members are."""
-        sent = self._clock.monotonic()
-        try:
-            layout = await self._control.confirm(self.epoch, timeout_s=CALL_TIMEOUT_S)
-        except StaleEpoch as error:
-            self.on_fenced(error)
-            return
-        except VolumeError:
-            return  # it may be down: then storage has to do
-        self._lease.on_granted(sent)
-        self._lease_renewed.set()
+    def on_granted(self, layout: VolumeLayout) -> None:
+        """The control plane tells who the members are, too."""
         for group, members in layout.groups.items():
             self.on_members(group, members)
+
+    def ask_nodes(self) -> None:
+        for client in self.nodes.values():
+            client.wake(beat=True)
 
     # The write path
 
@@ -352,9 +290,10 @@ class VolumeDriver:
 
     def _shortage(self) -> str:
         behind = []
-        for group, candidates in self._candidates.items():
-            reachable = sum(self._is_connected(candidate.node) for candidate in candidates)
-            behind.append(f"{reachable} of {len(candidates)} segments of pg{group} answer")
+        for group in self._frontier.groups:
+            voters = self._frontier.members(group).voters
+            reachable = sum(self.nodes[voter.node].connected for voter in voters)
+            behind.append(f"{reachable} of {len(voters)} segments of pg{group} answer")
         return ", ".join(behind) + "; 4 are needed"
 
     async def wait_durable(self, lsn: Lsn) -> None:
@@ -410,7 +349,7 @@ class VolumeDriver:
         """End the waits of commits whose time is up."""
         while True:
             await asyncio.sleep(_WATCH_S)
-            self.latencies.relax()
+            self.reads.latencies.relax()
             now = self._clock.monotonic()
             for lsn, _, future, deadline in self._waiting:
                 if now >= deadline and not future.done():
@@ -427,7 +366,7 @@ class VolumeDriver:
         members = layout.groups[group]
         self._frontier.add_group(group, members, end)
         self._batcher.add_group(group, end)
-        self._candidates[group] = _candidates(members)
+        self.reads.set_members(group, members)
         for member in members.members:
             self._client(member).add_group(group, member.slot)
 
@@ -437,21 +376,21 @@ class VolumeDriver:
             client = NodeClient(member.node, member.address, self._transport, self._calls, self, self._dice)
             self.nodes[member.node] = client
             if self._started and self.writable:
-                client.task = self._spawn(client.run())
+                client.task = self.spawn(client.run())
         return client
 
     # Membership
 
     def on_members(self, group: GroupId, members: QuorumSet) -> None:
         """A group has other members. What is in flight must now be written to those, old and new."""
-        if group not in self._candidates:
+        if group not in self._frontier.groups:
             return  # one that the control plane has made, and nobody writes to yet
         before = self._frontier.members(group)
         if members.epoch <= before.epoch:
             return
         events.info("group.members", group=group, membership=members.epoch, changes=members.changes)
         completed = self._frontier.change_members(group, members)
-        self._candidates[group] = _candidates(members)
+        self.reads.set_members(group, members)
         self.membership_version += 1
         for member in members.members:
             known = before.of(member.node)
@@ -465,7 +404,7 @@ class VolumeDriver:
         for client in self.nodes.values():
             client.wake()
         if group == 0:
-            self._lease.on_members(members)
+            self.lease.on_members(members)
         self._on_completed(group, completed)
 
     def _leave(self, client: NodeClient, group: GroupId) -> None:
@@ -480,7 +419,7 @@ class VolumeDriver:
         return self._geometry.pages_per_group
 
     def needs_groups(self, page_count: int) -> bool:
-        return self._geometry.groups_for(page_count) > len(self._candidates)
+        return self._geometry.groups_for(page_count) > len(self._frontier.groups)
 
     async def ensure_groups(self, page_count: int) -> None:
         """Grow the volume by whole groups until `page_count` pages fit."""
@@ -494,7 +433,7 @@ class VolumeDriver:
                     self._growing = None
 
     async def _grow(self) -> None:
-        group = GroupId(len(self._candidates))
+        group = GroupId(len(self._frontier.groups))
         layout = await self._control.add_group(group, self.epoch, Lsn(0))
         self._add_group(layout, group, Lsn(0))
         events.info("volume.grown", group=group)
@@ -502,7 +441,7 @@ class VolumeDriver:
     async def reachable_segments(self) -> int:
         """Of the group that answers worst: how many segments promise our epoch now."""
         counts = []
-        for group in self._candidates:
+        for group in self._frontier.groups:
             quorum = self._frontier.members(group)
             answers = await asyncio.gather(
                 *(self._calls.promise(member, group, quorum.epoch) for member in quorum.members),
@@ -514,7 +453,7 @@ class VolumeDriver:
                 if not isinstance(answer, BaseException)
             }
             if any(isinstance(answer, StaleMembership) for answer in answers):
-                self._ask_control()
+                self.lease.ask_control()
             counts.append(quorum.count(promised))
         return min(counts)
 
@@ -528,81 +467,8 @@ class VolumeDriver:
         assert read_lsn <= self.vdl
         group = self._geometry.group_of(pages[0])
         assert group == self._geometry.group_of(pages[-1])
-        deadline = self._clock.monotonic() + self._settings.read_timeout_s
-        delay = _READ_RETRY_S[0]
-        while True:
-            try:
-                found = await self._read_hedged(group, pages, read_lsn)
-            except StaleEpoch as error:
-                self.on_fenced(error)
-                raise
-            except LsnCollected:
-                raise
-            except VolumeError:
-                if self._clock.monotonic() + delay > deadline:
-                    raise
-                await asyncio.sleep(delay * self._dice.uniform(0.5, 1.0))
-                delay = min(2 * delay, _READ_RETRY_S[1])
-            else:
-                self.pages_read += len(found)
-                return found
-
-    async def _read_hedged(
-        self, group: GroupId, pages: list[PageNumber], read_lsn: Lsn
-    ) -> list[tuple[Lsn, bytes]]:
-        required = self._frontier.durable_end(group)
-        candidates = [
-            candidate._replace(connected=self._is_connected(candidate.node) or not self.writable)
-            for candidate in self._candidates[group]
-        ]
-        order = read_order(candidates, self._frontier.scl(group), required, self._settings.az, self.latencies)
-        asked: set[asyncio.Task[list[tuple[Lsn, bytes]] | VolumeError]] = set()
-        reason: VolumeError = QuorumLost(f"read page {pages[0]}: pg{group} has no segments")
         try:
-            for candidate in order:
-                hedge_after = self.latencies.hedge_after(candidate.node, len(asked))
-                asked.add(asyncio.create_task(self._read_from(candidate, group, pages, read_lsn, required)))
-                done, asked = await asyncio.wait(
-                    asked, timeout=hedge_after, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    answer = task.result()
-                    if not isinstance(answer, VolumeError):
-                        return answer
-                    reason = answer
-            while asked:
-                done, asked = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    answer = task.result()
-                    if not isinstance(answer, VolumeError):
-                        return answer
-                    reason = answer
-        finally:
-            for task in asked:
-                task.cancel()
-        raise reason
-
-    def _is_connected(self, node: str) -> bool:
-        client = self.nodes.get(node)
-        return client is not None and client.connected
-
-    async def _read_from(
-        self, candidate: Candidate, group: GroupId, pages: list[PageNumber], read_lsn: Lsn, required: Lsn
-    ) -> list[tuple[Lsn, bytes]] | VolumeError:
-        started = self._clock.monotonic()
-        client = self.nodes.get(candidate.node)
-        if client is None:
-            return PeerUnavailable(f"read from {candidate.node}: it is no member any more")
-        try:
-            return await self._calls.read_pages(client.address, group, read_lsn, required, pages)
-        except VolumeError as error:
-            return error
-        finally:
-            took_s = self._clock.monotonic() - started
-            self.latencies.observe(candidate.node, took_s)
-            self._read_at_s[candidate.node] = started + took_s
-            self.read_times.observe(took_s)
-
-
-def _candidates(members: QuorumSet) -> tuple[Candidate, ...]:
-    return tuple(Candidate(each.slot, each.node, each.az, connected=True) for each in members.voters)
+            return await self.reads.read(group, pages, read_lsn)
+        except StaleEpoch as error:
+            self.on_fenced(error)
+            raise

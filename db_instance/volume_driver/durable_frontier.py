@@ -10,6 +10,7 @@ for the VDL, readers read at it. All three only move forward:  VDL <= VCL <= las
 """
 
 from collections import deque
+from collections.abc import Collection
 from typing import NamedTuple
 
 from volume.ids import LSN_ZERO, GroupId, Lsn
@@ -49,6 +50,10 @@ class DurableFrontier:
         self._scl[group] = {member.node: LSN_ZERO for member in members.members}
         self._pgcl[group] = LSN_ZERO
         self._durable_end[group] = end
+
+    @property
+    def groups(self) -> Collection[GroupId]:
+        return self._members.keys()
 
     def members(self, group: GroupId) -> QuorumSet:
         return self._members[group]

@@ -314,9 +314,9 @@ def lost_segment_made_anew() -> None:
 
 
 def lease_ignored() -> None:
-    from db_instance.volume_driver.driver import VolumeDriver
+    from db_instance.volume_driver.lease_keeper import LeaseKeeper
 
-    VolumeDriver.lease_holds = lambda self: True  # type: ignore[method-assign]
+    LeaseKeeper.holds = lambda self: True  # type: ignore[method-assign]
 
 
 def leases_not_waited_for() -> None:

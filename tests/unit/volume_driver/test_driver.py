@@ -481,23 +481,23 @@ def test_an_opening_waits_for_slots(
 def test_a_writer_that_is_cut_off_reads_no_more_and_goes_on_when_it_is_back() -> None:
     async def story(world: World) -> None:
         driver = await world.open("w")
-        await driver.wait_for_lease()
-        assert driver.lease_holds()
+        await driver.lease.wait()
+        assert driver.lease.holds()
         world.cut("w", *"abcdef", "control")
         await asyncio.sleep(0.5 * LEASE_S)
-        assert driver.lease_holds(), "nobody can have acknowledged anything else yet"
+        assert driver.lease.holds(), "nobody can have acknowledged anything else yet"
         await asyncio.sleep(0.6 * LEASE_S)
-        assert not driver.lease_holds()
+        assert not driver.lease.holds()
         began = asyncio.get_running_loop().time()
         with pytest.raises(LeaseExpired):
-            await driver.wait_for_lease()
+            await driver.lease.wait()
         assert asyncio.get_running_loop().time() - began >= _READ_TIMEOUT_S
-        waiting = asyncio.create_task(driver.wait_for_lease())
+        waiting = asyncio.create_task(driver.lease.wait())
         await asyncio.sleep(1)
         assert not waiting.done()
         world.network.heal()
         await waiting
-        assert driver.lease_holds()
+        assert driver.lease.holds()
         await driver.stop()
 
     _in_world(story)
@@ -516,12 +516,12 @@ def test_a_writer_that_is_cut_off_reads_no_more_and_goes_on_when_it_is_back() ->
 def test_a_lease_holds_as_long_as_somebody_confirms_it(why: str, cut: list[str], holds: bool) -> None:
     async def story(world: World) -> None:
         driver = await world.open("w")
-        await driver.wait_for_lease()
+        await driver.lease.wait()
         world.cut("w", *cut)
         for _ in range(40):
             await asyncio.sleep(0.1)
-            assert driver.lease_holds() or not holds
-        assert driver.lease_holds() == holds
+            assert driver.lease.holds() or not holds
+        assert driver.lease.holds() == holds
         await driver.stop()
 
     _in_world(story)
@@ -535,10 +535,10 @@ def test_while_a_segment_of_group_0_is_replaced_both_confirm() -> None:
         await _soon(lambda: driver.members(_GROUP).epoch == 2)
         world.cut("w", "a", "b", "control")
         await asyncio.sleep(3 * LEASE_S)
-        assert driver.lease_holds()
+        assert driver.lease.holds()
         world.cut("w", "g")
         await asyncio.sleep(3 * LEASE_S)
-        assert not driver.lease_holds()
+        assert not driver.lease.holds()
         await driver.stop()
 
     _in_world(story)
@@ -549,9 +549,9 @@ def test_members_that_have_not_confirmed_it_end_a_lease_at_once() -> None:
         driver = await world.open("w")
         world.cut("w", "b", "c", "control")
         await asyncio.sleep(3 * LEASE_S)
-        assert driver.lease_holds(), "A, D, E and F confirm it"
+        assert driver.lease.holds(), "A, D, E and F confirm it"
         driver.on_members(_GROUP, members_of("a b c d e f+g", epoch=2))
-        assert not driver.lease_holds()
+        assert not driver.lease.holds()
         await driver.stop()
 
     _in_world(story)
@@ -565,10 +565,10 @@ def test_a_newer_writer_is_open_when_the_older_one_reads_no_more(confirmed_by: s
         if confirmed_by == "control":
             world.cut("w", *"abcdef")
             await asyncio.sleep(3 * LEASE_S)
-        assert old.lease_holds()
+        assert old.lease.holds()
         world.cut("w", *"abcdef", "control")
         new = await world.open("w2")
-        assert not old.lease_holds()
+        assert not old.lease.holds()
         await world.commit(new)
         await old.stop()
         await new.stop()
@@ -597,7 +597,7 @@ def test_a_writer_that_asks_the_control_plane_hears_that_a_newer_one_is_granted(
         await asyncio.wait_for(old.fenced, 5)
         with pytest.raises(LeaseExpired):
             await asyncio.sleep(2 * LEASE_S)
-            await old.wait_for_lease()
+            await old.lease.wait()
         await old.stop()
 
     _in_world(story)
@@ -613,12 +613,12 @@ def test_a_volume_that_can_only_be_read_is_read_under_the_lease_of_the_control_p
             await world.nodes.pop(name).stop()
         reading = await world.open("w2")
         assert not reading.writable
-        await reading.wait_for_lease()
+        await reading.lease.wait()
         ((lsn, _),) = await reading.read_pages([PageNumber(1)], reading.vdl)
         assert lsn == driver.vdl
         world.cut("w2", "control")
         await asyncio.sleep(2 * LEASE_S)
-        assert not reading.lease_holds()
+        assert not reading.lease.holds()
         await reading.stop()
         world.network.kill("d")
         await world.nodes.pop("d").stop()
