@@ -7,28 +7,24 @@ figure holds all that a client waits for: the death is noticed, the process star
 libraries), the volume is recovered, the leases of the dead writer end, the first insert is answered.
 """
 
-import argparse
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 
 from bench import probe
-from bench.commands import catch_interrupts, work_folder
 from bench.errors import BenchFailed
 from bench.load import SETUP, Loader
-from bench.machine import description
-from bench.sixfold_side import BASE_PORT, REPOSITORY, SixfoldSide, sixfold_side
-from bench.tables import TextTable, bullets, console
-from sixfold.layout import parse_size
+from bench.script import Say, parser_of, report, sizes_of
+from bench.sixfold_side import SixfoldSide, sixfold_side
+from bench.tables import TextTable
 
 KILLS: Final = 3
 CLIENTS: Final = 8
@@ -82,7 +78,7 @@ def _opened_ms(log: Path) -> float:
     return float(opened[-1]["took_ms"])
 
 
-def measure(sizes: Sequence[int], folder: Path, base_port: int, say: Any) -> TextTable:
+def measure(sizes: Sequence[int], folder: Path, base_port: int, say: Say) -> TextTable:
     table = TextTable(("redo taken in", "first commit after kill -9, median", "longest", "of it the opening"))
     with sixfold_side(folder / "sixfold", base_port, 128) as side:
         with side.connect() as connection:
@@ -104,35 +100,16 @@ def measure(sizes: Sequence[int], folder: Path, base_port: int, say: Any) -> Tex
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.recovery", description=__doc__)
+    parser = parser_of("bench.recovery", __doc__)
     parser.add_argument("--sizes", default="10MB,100MB,1GB", help="one after the other (default %(default)s)")
-    parser.add_argument(
-        "--base-port", type=int, default=BASE_PORT, help="of the cluster (default %(default)s)"
-    )
-    parser.add_argument(
-        "--dir", type=Path, default=REPOSITORY / ".bench", help="for the cluster (default .bench)"
-    )
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "bench", help="folder for recovery.md")
     found = parser.parse_args(arguments)
-    try:
-        sizes = sorted(parse_size(size) for size in found.sizes.split(","))
-    except ValueError as error:
-        parser.error(f"--sizes: {error}")
-    catch_interrupts()
-    screen = console()
-    try:
-        with work_folder(found.dir.absolute()) as folder:
-            table = measure(sizes, folder, found.base_port, lambda what: screen.print(what, highlight=False))
-    except (BenchFailed, psycopg.Error, OSError) as error:
-        print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench: interrupted; the cluster is stopped", file=sys.stderr)
-        return 130
-    text = f"# A writer killed\n\nWritten by `make bench-recovery`.\n\n{bullets(description())}\n{table.markdown()}"
-    (found.output / "recovery.md").write_text(text)
-    screen.print(table.drawn())
-    return 0
+    sizes = sizes_of(parser, "--sizes", found.sizes)
+    return report(
+        found,
+        "recovery",
+        "A writer killed",
+        lambda folder, say: measure(sizes, folder, found.base_port, say),
+    )
 
 
 if __name__ == "__main__":

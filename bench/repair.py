@@ -6,11 +6,9 @@ The rate stands beside that of `cp` and fsync of the same layers on the same dis
 else runs meanwhile. Then the same again under load: commits of a few clients, before and during.
 """
 
-import argparse
 import json
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -20,17 +18,13 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, Final
 
-import psycopg
-
 from bench import probe
-from bench.commands import catch_interrupts, work_folder
 from bench.errors import BenchFailed
 from bench.load import SETUP, Loader
-from bench.machine import description
-from bench.sixfold_side import BASE_PORT, REPOSITORY, SixfoldSide, sixfold_side
-from bench.tables import TextTable, bullets, console
+from bench.script import Say, parser_of, report, sizes_of
+from bench.sixfold_side import SixfoldSide, sixfold_side
+from bench.tables import TextTable
 from control_plane.local_cluster import ClusterFolder
-from sixfold.layout import parse_size
 
 NODE: Final = "s3"
 CLIENTS: Final = 4
@@ -96,7 +90,7 @@ def lose_disk(side: SixfoldSide, folder: Path) -> float:
     """The node comes back with nothing; when that was, by the wall clock."""
     side.command("kill", NODE)
     for name in ("segments", "hot"):
-        shutil.rmtree(folder / NODE / name)
+        shutil.rmtree(folder / NODE / name, ignore_errors=True)  # without log since its start there is no hot
     lost_at = time.time()
     side.command("start", NODE)
     return lost_at
@@ -144,7 +138,7 @@ def cp_and_fsync(source: Path, target: Path) -> Copied:
     return Copied(size, seconds)
 
 
-def measure(size: int, folder: Path, base_port: int, say: Any) -> TextTable:
+def measure(size: int, folder: Path, base_port: int, say: Say) -> TextTable:
     table = TextTable(("", "figure"))
     cluster = folder / "sixfold"
     with sixfold_side(cluster, base_port, 128) as side:
@@ -203,35 +197,16 @@ def _until_quiet(cluster: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.repair", description=__doc__)
+    parser = parser_of("bench.repair", __doc__)
     parser.add_argument("--size", default="500MB", help="of the volume (default %(default)s)")
-    parser.add_argument(
-        "--base-port", type=int, default=BASE_PORT, help="of the cluster (default %(default)s)"
-    )
-    parser.add_argument(
-        "--dir", type=Path, default=REPOSITORY / ".bench", help="for the cluster (default .bench)"
-    )
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "bench", help="folder for repair.md")
     found = parser.parse_args(arguments)
-    try:
-        size = parse_size(found.size)
-    except ValueError as error:
-        parser.error(f"--size: {error}")
-    catch_interrupts()
-    screen = console()
-    try:
-        with work_folder(found.dir.absolute()) as folder:
-            table = measure(size, folder, found.base_port, lambda what: screen.print(what, highlight=False))
-    except (BenchFailed, psycopg.Error, OSError) as error:
-        print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench: interrupted; the cluster is stopped", file=sys.stderr)
-        return 130
-    text = f"# A segment made anew\n\nWritten by `make bench-repair`.\n\n{bullets(description())}\n{table.markdown()}"
-    (found.output / "repair.md").write_text(text)
-    screen.print(table.drawn())
-    return 0
+    (size,) = sizes_of(parser, "--size", found.size)[:1]
+    return report(
+        found,
+        "repair",
+        "A segment made anew",
+        lambda folder, say: measure(size, folder, found.base_port, say),
+    )
 
 
 if __name__ == "__main__":

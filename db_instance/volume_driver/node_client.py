@@ -197,9 +197,7 @@ class NodeClient:
         while True:
             try:
                 await self._converse()
-                delay = _RECONNECT_S[0]
-                reachable = True
-                continue
+                delay, reachable = _RECONNECT_S[0], True
             except StaleEpoch as error:
                 self._owner.on_fenced(error)
                 return
@@ -212,8 +210,9 @@ class NodeClient:
                 reachable = False
             finally:
                 self.connected = False
-            await asyncio.sleep(delay * self._dice.uniform(0.5, 1.0))
-            delay = min(longest, delay * 2)
+            if not reachable:
+                await asyncio.sleep(delay * self._dice.uniform(0.5, 1.0))
+                delay = min(longest, delay * 2)
 
     async def _converse(self) -> None:
         self._rejoin = False
