@@ -1,7 +1,5 @@
 """One segment on this node: its chain, what it holds in memory, its layers, and the manifest that says so.
 
-    manifest   segments/<volume>-<group>/manifest: a line of JSON and a line with its crc32c, replaced at once
-
 What the manifest must say before anyone is told: promises, timelines, the layers that count. It is
 changed under one lock, so that its versions on disk follow each other.
 """
@@ -17,39 +15,33 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
-from runtime.disk import Disk, FromTheMedium
+from runtime.disk import Disk
 from runtime.events import get_logger
 from runtime.uninterrupted import uninterrupted
 from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the_loop
 from storage_node.segment.chain import Chain, Report, keys_in, report
+from storage_node.segment.manifest import MANIFEST_FORMAT, read_manifest, write_manifest
 from storage_node.segment.memory_table import MemoryTable
 from volume.errors import (
     CorruptPage,
-    CorruptRecord,
     LsnCollected,
     NotYetComplete,
     SegmentFailed,
     StaleMembership,
     StaleTimeline,
-    UnknownFormat,
     UnknownSegment,
     VolumeError,
 )
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
-from volume.limits import FRAME_BYTES_MAX, GOSSIP_REPLY_BYTES_MAX
-from volume.log_batch import HEADER_SIZE, FrameHeader, clip_frame, read_header, seal_frame
-from volume.page import checksum
+from volume.limits import GOSSIP_REPLY_BYTES_MAX
+from volume.log_batch import HEADER_SIZE, FrameHeader, clip_frame, read_header, seal_records
 from volume.quorum_set import Member, QuorumSet
-from volume.redo_record import RedoRecord, apply_records, encode_record
+from volume.redo_record import RedoRecord, apply_records
 from volume.timeline import Timeline
 
 events = get_logger("storage_node.segment")
 
-MANIFEST_FORMAT: Final = 2
-"""2: members that fill, and the checksums of layer files."""
-
-_MANIFEST_FORMATS: Final = (1, MANIFEST_FORMAT)
 _LONG_CHAIN: Final = 32
 _RECENT_MAX: Final = 64
 
@@ -159,10 +151,9 @@ class SegmentStore:
     async def save(self) -> None:
         """Make what the manifest says durable. A disk that cannot is the end of this segment."""
         self._check_not_erased()
-        line = json.dumps(self._manifest()).encode()
         flushed, timeline = self.flushed_lsn, self.chain.timeline.epoch
         try:
-            await self._disk.replace(f"{self._folder}/manifest", b"%s\n%08x\n" % (line, checksum(line)))
+            await write_manifest(self._disk, self._folder, self._manifest())
         except OSError as error:
             self.fail(f"write manifest: {error}", out_of_room=is_out_of_room(error))
             raise SegmentFailed(f"use {self.id}: {self.failed}") from None
@@ -171,7 +162,6 @@ class SegmentStore:
 
     def _manifest(self) -> dict[str, Any]:
         return {
-            "format": MANIFEST_FORMAT,
             "volume": self.volume,
             "group": self.id.group,
             "slot": self.id.slot,
@@ -188,7 +178,7 @@ class SegmentStore:
     def manifest_problem(self) -> str:
         """What is wrong with the manifest on the disk, empty if it says what it must. Hold the lock."""
         try:
-            found = _read_manifest(self._disk, self._folder)
+            found = read_manifest(self._disk, self._folder)
         except (VolumeError, OSError) as error:
             return str(error)
         if found["format"] != MANIFEST_FORMAT:
@@ -218,7 +208,7 @@ class SegmentStore:
     @staticmethod
     async def load(disk: Disk, node: str, folder: str) -> "SegmentStore":
         """Read a segment back. Raises CorruptRecord, UnknownFormat."""
-        fields = _read_manifest(disk, folder)
+        fields = read_manifest(disk, folder)
         # A process killed while it replaced the manifest may not have made the new name durable.
         await disk.sync_folder(folder)
         members = tuple(Member(*each) for each in fields["peers"])
@@ -396,34 +386,11 @@ class SegmentStore:
             in_layer = self.layers.records_of(info.name)
             records = [each for each in in_layer if each.lsn > lsn and self.chain.timeline.counts(each.lsn)]
             if records:
-                return list(self._reseal(records))
-        return []
-
-    def _reseal(self, records: list[RedoRecord]) -> "list[bytes]":
-        frames = []
-        run: list[bytes] = []
-        size = 0
-        first = records[0]
-        for index, record in enumerate(records):
-            run.append(encode_record(record))
-            size += len(run[-1])
-            if size >= FRAME_BYTES_MAX or index == len(records) - 1:
-                frames.append(
-                    seal_frame(
-                        self.volume,
-                        self.id.group,
-                        self.chain.timeline.epoch,
-                        first.group_prev_lsn,
-                        run,
-                        first.lsn,
-                        record.lsn,
-                        self.chain.known_vdl,
-                    )
+                chain = self.chain
+                return seal_records(
+                    self.volume, self.id.group, chain.timeline.epoch, records, chain.known_vdl
                 )
-                run, size = [], 0
-                if index + 1 < len(records):
-                    first = records[index + 1]
-        return frames
+        return []
 
     # Layers
 
@@ -566,23 +533,6 @@ class SegmentStore:
 
 def is_out_of_room(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _read_manifest(disk: Disk, folder: str) -> dict[str, Any]:
-    file = FromTheMedium(disk.open(f"{folder}/manifest"))
-    try:
-        data = file.read(0, file.size)
-    finally:
-        file.close()
-    line, _, rest = data.partition(b"\n")
-    if rest != b"%08x\n" % checksum(line):
-        raise CorruptRecord(f"open {folder}/manifest: checksum differs")
-    fields: dict[str, Any] = json.loads(line)
-    if fields["format"] not in _MANIFEST_FORMATS:
-        raise UnknownFormat(
-            f"open {folder}/manifest: format {fields['format']}, this release knows {_MANIFEST_FORMATS}"
-        )
-    return fields
 
 
 def _up_to(frames: list[bytes], size_max: int) -> bytes:

@@ -91,6 +91,26 @@ def seal_frame(
     return b"".join((head, _CRC.pack(checksum(head + body)), body))
 
 
+def seal_records(
+    volume: VolumeId, group: GroupId, epoch: Epoch, records: Sequence[RedoRecord], vdl: Lsn
+) -> list[bytes]:
+    """Frames of records that follow each other, as many as it takes."""
+    frames = []
+    run: list[bytes] = []
+    size, first = 0, records[0]
+    for index, record in enumerate(records):
+        if not run:
+            first = record
+        run.append(encode_record(record))
+        size += len(run[-1])
+        if size >= FRAME_BYTES_MAX or index == len(records) - 1:
+            frames.append(
+                seal_frame(volume, group, epoch, first.group_prev_lsn, run, first.lsn, record.lsn, vdl)
+            )
+            run, size = [], 0
+    return frames
+
+
 def read_header(buffer: bytes | memoryview, offset: int = 0) -> FrameHeader:
     """The header at `offset`. Raises CorruptRecord or UnknownFormat; the checksum is not looked at."""
     if len(buffer) - offset < HEADER_SIZE:

@@ -18,6 +18,7 @@ from tests.simulation.sim_disk import SimDisk
 from tests.simulation.virtual_loop import run
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, cut, framed
 from tests.unit.volume.quorum_model import quorum_set
+from volume import log_batch
 from volume.errors import (
     CorruptRecord,
     LsnCollected,
@@ -342,7 +343,7 @@ def test_whatever_a_segment_lives_through_it_reads_gossips_and_reports_the_log(
         patch.setattr(layer_map, "_LONG_CHAIN", 3)
         patch.setattr(segment_store, "_RECENT_MAX", 2)
         patch.setattr(segment_store, "GOSSIP_REPLY_BYTES_MAX", 150)
-        patch.setattr(segment_store, "FRAME_BYTES_MAX", 200)
+        patch.setattr(log_batch, "FRAME_BYTES_MAX", 200)
         _with_store(work)
 
 
