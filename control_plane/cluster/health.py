@@ -23,8 +23,6 @@ slow          syncs, or takes longer to read from, far more slowly than the othe
 ok
 """
 
-import errno
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,7 +30,16 @@ from statistics import median
 from typing import Final
 
 from control_plane.cluster.membership import Patience
-from control_plane.cluster.model import InstanceReport, Node, NodeId, NodeReport, ProcessFacts, Volume, Wanted
+from control_plane.cluster.model import (
+    InstanceReport,
+    Node,
+    NodeId,
+    NodeReport,
+    ProcessFacts,
+    Volume,
+    Wanted,
+    is_of_the_disk,
+)
 
 SUSPECT_AFTER_S: Final = 3.0
 """Five polls missed: longer than a slow fdatasync, shorter than a human's second look."""
@@ -91,9 +98,6 @@ GONE_AFTER_S: Final = Patience().unreachable_s
 SLOW_FACTOR: Final = 5
 SLOW_US_MIN: Final = 20_000
 """Below that a node is not slow, however quick the others are: a busy machine is late by so much."""
-
-_DISK_ERRORS: Final = {errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
-_ERROR_NUMBER: Final = re.compile(r"\[Errno (\d+)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ def _silence_of(facts: NodeFacts, gone_after_s: float) -> NodeHealth:
 
 def _health_of(node: NodeId, answering: Mapping[NodeId, NodeFacts]) -> NodeHealth:
     facts = answering[node]
-    if (failure := next(filter(_is_of_the_disk, facts.failures), "")) != "":
+    if (failure := next(filter(is_of_the_disk, facts.failures), "")) != "":
         return NodeHealth(Health.FAILED_DISK, failure.removeprefix("failed: "))
     if facts.lost_log:
         return NodeHealth(
@@ -195,11 +199,6 @@ def _health_of(node: NodeId, answering: Mapping[NodeId, NodeFacts]) -> NodeHealt
         if (usual := _far_above(own, theirs)) is not None:
             return NodeHealth(Health.SLOW, f"{doing} {own / 1000:.0f} ms, elsewhere {usual / 1000:.0f}")
     return NodeHealth(Health.OK)
-
-
-def _is_of_the_disk(failure: str) -> bool:
-    number = _ERROR_NUMBER.search(failure)
-    return number is not None and int(number[1]) in _DISK_ERRORS
 
 
 def _far_above(own: int, theirs: Collection[int]) -> float | None:

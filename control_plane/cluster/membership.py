@@ -17,7 +17,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from control_plane.cluster.model import Group, Member, Node, NodeId, Reason, SegmentReport, Volume
+from control_plane.cluster.model import (
+    Group,
+    Member,
+    Node,
+    NodeId,
+    Reason,
+    SegmentReport,
+    Volume,
+    is_of_the_disk,
+)
 from control_plane.cluster.placement import replacement_for
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, VolumeId
 from volume.limits import LEASE_S
@@ -315,7 +324,7 @@ class _Planner:
     def _find_usable(self) -> Collection[NodeId]:
         """Nodes that segments may be placed on."""
         failed = {
-            node for (_, _, node), report in self._facts.reports.items() if report.state.startswith("failed")
+            node for (_, _, node), report in self._facts.reports.items() if is_of_the_disk(report.state)
         }
         return {
             node.id

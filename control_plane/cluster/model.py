@@ -3,6 +3,8 @@
 The first half is kept in the metadata store, the second half is made anew by looking.
 """
 
+import errno
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NewType
@@ -108,6 +110,16 @@ class Volume:
     writer: str
     """The instance it was granted to; empty before the first one."""
     groups: tuple[Group, ...]
+
+
+_DISK_ERRORS: Final = {errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_ERROR_NUMBER: Final = re.compile(r"\[Errno (\d+)\]")
+
+
+def is_of_the_disk(failure: str) -> bool:
+    """Has a segment failed because of its disk? Damage is not: peers mend it."""
+    number = _ERROR_NUMBER.search(failure)
+    return number is not None and int(number[1]) in _DISK_ERRORS
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Segment:
     def state(self) -> str:
         own = self.members.of(self.node)
         if self.failed:
-            return "failed: disk"
+            return "failed: [Errno 5] disk"
         if own is None or own.slot != self.slot:
             return "removed"
         return "filling" if own.filling else "ok"

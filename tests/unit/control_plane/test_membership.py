@@ -182,8 +182,13 @@ def test_a_group_that_is_well_is_left_alone() -> None:
         ("whoever would take it is silent", scene(_SIX, g="az3").silent(f=99, g=3.1), []),
         (
             "whoever would take it has a bad disk",
-            scene(_SIX, g="az3").silent(f=99).says("g", "failed: hot log", group=7),
+            scene(_SIX, g="az3").silent(f=99).says("g", "failed: hot log: [Errno 5] I/O error", group=7),
             [],
+        ),
+        (
+            "whoever would take it has damage, which peers mend",
+            scene(_SIX, g="az3").silent(f=99).says("g", "failed: layers missing or damaged: x", group=7),
+            ["pg0: g for f (repair: f has not answered for 99 s)"],
         ),
         (
             "whoever would take it keeps no log, or has not answered yet",
