@@ -5,7 +5,7 @@ a restart; what has been decided is in the metadata before anybody is told.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from control_plane.agents import Agents
@@ -39,13 +39,21 @@ _STEPS_AT_ONCE: Final = 64
 
 class Repairs:
     def __init__(
-        self, metadata: Metadata, agents: Agents, observer: Observer, clock: Clock, patience: Patience
+        self,
+        metadata: Metadata,
+        agents: Agents,
+        observer: Observer,
+        clock: Clock,
+        patience: Patience,
+        is_asking: Callable[[VolumeId, GroupId, NodeId], bool],
     ) -> None:
+        """`is_asking`: is the node being asked to make a segment of that group?"""
         self._metadata = metadata
         self._agents = agents
         self._observer = observer
         self._clock = clock
         self._patience = patience
+        self._is_asking = is_asking
         self._watching_since_s = clock.monotonic()
         self._bad_since_s: dict[Key, float] = {}
         self._fences: dict[tuple[VolumeId, GroupId], Fence] = {}
@@ -88,7 +96,7 @@ class Repairs:
                     bad_now = (
                         report.state.startswith("failed")
                         if report is not None
-                        else not group.may_be_made(member)
+                        else not (group.may_be_made(member) or self._is_asking(*key))
                     )
                     answered = member.node in seen and answers(seen[member.node].ago_s)
                     if bad_now and answered:

@@ -8,7 +8,7 @@ import asyncio
 from typing import Final
 
 from control_plane.agents import Agents
-from control_plane.cluster.model import MAIN_VOLUME, Node, NodeId, Volume
+from control_plane.cluster.model import MAIN_VOLUME, Member, Node, NodeId, Volume
 from control_plane.cluster.placement import place
 from control_plane.cluster.reconcile import CreateSegment, plan_segments
 from control_plane.metadata.interface import Metadata
@@ -41,7 +41,7 @@ class Volumes:
         self._clock = clock
         self._leases: dict[VolumeId, float] = {}
         self._started_s = clock.monotonic()
-        self._creating: dict[tuple[VolumeId, GroupId, NodeId], asyncio.Task[bool]] = {}
+        self._creating: dict[tuple[VolumeId, GroupId, Member], asyncio.Task[bool]] = {}
 
     async def open(self, name: str, instance: str, expected: Epoch) -> Volume:
         """Grant a new epoch. Nothing is granted while a group has too few segments to be written."""
@@ -98,6 +98,10 @@ class Volumes:
         plan = plan_segments(await self._metadata.volumes(), self._observer.answering())
         await self._create(plan[:CREATE_AT_ONCE_MAX], enough=0)
 
+    def is_asking(self, volume: VolumeId, group: GroupId, node: NodeId) -> bool:
+        """Is the node being asked for a segment of this group? Then it may have it at any moment."""
+        return any((volume, group, node) == (v, g, member.node) for v, g, member in self._creating)
+
     async def _place(self, volume: Volume, group: GroupId, born_lsn: Lsn) -> None:
         load: dict[NodeId, int] = {}
         for other in await self._metadata.volumes():
@@ -144,7 +148,7 @@ class Volumes:
 
     def _begin(self, wanted: CreateSegment, nodes: dict[NodeId, Node]) -> asyncio.Task[bool]:
         """Ask a node, unless it is being asked for the same already."""
-        key = wanted.volume.id, wanted.group.id, wanted.member.node
+        key = wanted.volume.id, wanted.group.id, wanted.member
         if key not in self._creating:
             task = self._creating[key] = asyncio.create_task(self._create_one(wanted, nodes))
             task.add_done_callback(lambda _: self._creating.pop(key))

@@ -225,7 +225,7 @@ class Cluster:
         for machine in self.machines.values():
             machine.seen = None
         itself = cast(Any, self)
-        self.repairs = Repairs(self.metadata, itself, itself, itself, PATIENCE)
+        self.repairs = Repairs(self.metadata, itself, itself, itself, PATIENCE, lambda *_: False)
 
     def monotonic(self) -> float:
         return self.now_s

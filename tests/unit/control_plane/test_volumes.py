@@ -193,10 +193,30 @@ async def test_a_slow_node_is_not_waited_for_and_counts_when_it_comes(
     cluster.storage.slow = {"h:5"}
     await cluster.volumes.add_group("main", GroupId(1), Epoch(1), LSN_ZERO)
     assert await created(cluster) == [6, 5]
+    main = (await cluster.metadata.volume("main")).id
+    assert cluster.volumes.is_asking(main, GroupId(1), NodeId("s6"))
+    assert not cluster.volumes.is_asking(main, GroupId(1), NodeId("s5"))
     cluster.storage.hurry.set()
     async with asyncio.timeout(10):
         while await created(cluster) != [6, 6]:
             await asyncio.sleep(0)
+
+
+async def test_a_replacement_is_asked_for_though_the_one_it_replaces_still_is(cluster: Cluster) -> None:
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    cluster.storage.slow = {"h:5"}
+    adding = asyncio.create_task(cluster.volumes.add_group("main", GroupId(1), Epoch(1), LSN_ZERO))
+    async with asyncio.timeout(10):
+        while await created(cluster) != [6, 5]:
+            await asyncio.sleep(0)
+    await cluster.metadata.begin_change("main", GroupId(1), Epoch(1), 5, NodeId("s6"), Reason.REPAIR)
+    making = asyncio.create_task(cluster.volumes.create_missing())
+    await asyncio.sleep(0)
+    cluster.storage.hurry.set()
+    await asyncio.gather(adding, making)
+    asked = [each for address, each in cluster.storage.asked if address == "h:5" and each.group == 1]
+    assert sorted(each.membership_epoch for each in asked) == [1, 2]
 
 
 # Leases
