@@ -301,6 +301,50 @@ def test_a_damaged_page_is_refused_and_the_others_are_served() -> None:
     _with_one_delta(work)
 
 
+def test_of_a_page_that_changes_all_the_time_one_record_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_map, "_LONG_CHAIN", 10)
+    applied: list[int] = []
+    apply = layer_map.apply_records
+    monkeypatch.setattr(
+        layer_map, "apply_records", lambda page, records: applied.append(len(records)) or apply(page, records)
+    )
+
+    async def main() -> None:
+        layered = Layered()
+        for _ in range(3):
+            for _ in range(30):
+                layered.write(1)
+            layered.write(2)
+            await layered.flush()
+        applied.clear()
+        assert layered.read(1, layered.log.lsn) == layered.log.page_at(1, layered.log.lsn)
+        assert applied == [1]
+        layered.check()
+
+    run(main())
+
+
+def test_damage_below_is_no_reason_to_lose_what_is_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the page comes upon it."""
+    monkeypatch.setattr(layer_map, "_LONG_CHAIN", 2)
+
+    async def work(layered: Layered) -> None:
+        broken = layered.map.layers[0].name
+        path = f"segments/7-0/{broken}"
+        layered.disk.open(path).truncate(0)
+        layered.disk.open(path).append(bytes(200))
+        for _ in range(4):
+            layered.write(1)
+        await layered.flush()
+        newest = layered.map.layers[0].name
+        assert newest != broken
+        assert layered.map.records_of(newest) == layered.log.records[-4:]
+        with pytest.raises(CorruptPage):
+            layered.read(1, layered.log.lsn)
+
+    _with_one_delta(work)
+
+
 def test_opening_names_what_is_missing_and_removes_what_is_not_named() -> None:
     async def work(layered: Layered) -> None:
         folder = "segments/7-0"
