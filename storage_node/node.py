@@ -171,7 +171,10 @@ class StorageNode:
                     await known.join(membership, known.chain.promised)
                 return
             segment = SegmentStore(self._disk, self.id, volume, id, membership)
-            await segment.layers.open([])  # removes what a segment that was here before left behind
+            try:
+                await segment.layers.open([])  # removes what a segment that was here before left behind
+            except OSError as error:
+                raise SegmentFailed(f"create {id}: {error}") from None
             await segment.save()
             self.segments[segment.key] = segment
             events.info("segment.created", node=self.id, volume=volume, segment=str(id))

@@ -5,6 +5,7 @@ metadata store and the writers' frontier are the real ones. Whatever is asked ov
 done without an answer, or be done again later; `dice` decides.
 """
 
+import asyncio
 import random
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -188,6 +189,8 @@ class Cluster:
         self.logs = {GroupId(id): Log() for id in range(groups)}
         self.metadata = EmbeddedMetadata(Path(":memory:"))
         self.repairs: Repairs
+        self.second: Repairs | None = None
+        """Another control plane that believes to be the only one."""
         self.unreliable = 0.0
         """The chance that a request is lost, and that its answer is."""
         self.skipped = 0.0
@@ -224,8 +227,7 @@ class Cluster:
     def restart_control(self) -> None:
         for machine in self.machines.values():
             machine.seen = None
-        itself = cast(Any, self)
-        self.repairs = Repairs(self.metadata, itself, itself, itself, PATIENCE, lambda *_: False)
+        self.repairs = self._repairs()
 
     def monotonic(self) -> float:
         return self.now_s
@@ -261,6 +263,7 @@ class Cluster:
     async def set_membership(
         self, volume: Volume, group: Group, member: Member, nodes: Mapping[NodeId, Node], promised: Epoch
     ) -> Joined:
+        await asyncio.sleep(0)
         request = ("join", (member.node, group.id, self.members_of(group), promised))
         machine = self._arrives(member.node, request)
         segment = machine.segments.get(group.id)
@@ -271,6 +274,7 @@ class Cluster:
         return joined
 
     async def drop_segment(self, volume: VolumeId, group: Group, address: str) -> None:
+        await asyncio.sleep(0)
         node = NodeId(address.partition(":")[0])
         request = ("drop", (node, group.id, group.membership_epoch))
         self._arrives(node, request).drop(group.id, group.membership_epoch)
@@ -314,6 +318,16 @@ class Cluster:
         self.look()
         await self.create_missing()
         await self.repairs.act()
+
+    async def two_at_once(self) -> None:
+        """Another control plane, which has seen nothing yet, acts on the same metadata between our steps."""
+        self.look()
+        self.second = self.second or self._repairs()
+        await asyncio.gather(self.repairs.act(), self.second.act())
+
+    def _repairs(self) -> Repairs:
+        itself = cast(Any, self)
+        return Repairs(self.metadata, itself, itself, itself, PATIENCE, lambda *_: False)
 
     def planned(self, volumes: Any, facts: Facts, patience: Patience) -> list[Step]:
         """In place of `plan_membership`: the plan is looked at, and its steps come in any order, if they come."""

@@ -281,6 +281,7 @@ class Story:
             "go_on_opening": 2,
             "late": 2,
             "restart": 1,
+            "two_at_once": 3,
             "hide_some": 8,
             "hide_from_control": 2,
         }
@@ -342,6 +343,9 @@ class Story:
 
     async def _restart(self, _: NodeId) -> None:
         self._cluster.restart_control()
+
+    async def _two_at_once(self, _: NodeId) -> None:
+        await self._cluster.two_at_once()
 
     async def _hide_some(self, _: NodeId) -> None:
         for log in self._cluster.logs.values():

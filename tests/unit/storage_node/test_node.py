@@ -269,6 +269,18 @@ def test_what_a_segment_left_that_was_here_before_is_gone() -> None:
     _with_node(work)
 
 
+def test_on_a_broken_disk_no_segment_is_made() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        disk.open("segments/7-1/delta-0-9-77.layer", create=True).append(b"of another time")
+        disk.faults.broken = True
+        for group in (1, 2):
+            with pytest.raises(SegmentFailed, match="Errno 5"):
+                await node.create_segment(VOLUME, SegmentId(GroupId(group), 0), _MEMBERSHIP)
+        assert set(node.segments) == {(VOLUME, GROUP)}
+
+    _with_node(work)
+
+
 def test_a_segment_that_is_no_member_any_more_is_dropped_for_good() -> None:
     async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
         segment = await _append(node, log, [1])
