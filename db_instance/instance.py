@@ -66,13 +66,19 @@ class Instance:
 
     async def open(self) -> Engine:
         """Open the volume, however long storage and control plane take to appear."""
-        self.driver = self._drive(await self._open_until_it_works())
+        opened = await self._open_until_it_works()
+        self.driver = self._drive(opened)
         cache = PageCache(self.config.cache_bytes)
         pages = Pages(self.driver, cache, self._clock)
         settings = EngineSettings(name=self.config.id, spill_folder=str(self.config.dir))
         self.engine = Engine(pages, settings, FUNCTIONS)
         self.driver.start()
-        await self.engine.prepare()
+        empty = not pages.newest
+        if not empty:
+            await self.engine.prepare()
+        await opened.until_leases_end(self._clock)
+        if empty:
+            await self.engine.prepare()
         return self.engine
 
     async def serve(self, stopping: asyncio.Event) -> VolumeError | None:
@@ -136,7 +142,9 @@ class Instance:
         assert self.driver is not None and self.engine is not None
         before = self.driver
         try:
-            self.driver = self._drive(await open_volume(self._control, self._transport, self._clock))
+            opened = await open_volume(self._control, self._transport, self._clock)
+            await opened.until_leases_end(self._clock)
+            self.driver = self._drive(opened)
         except (VolumeError, TimeoutError) as error:
             events.info("volume.not_open_yet", reason=f"{type(error).__name__}: {error}")
             return None

@@ -49,13 +49,21 @@ class Opened:
     writable: bool
     timeline_epoch: Epoch
     """Segments whose timeline is older must not answer reads."""
+    leases_end_s: float = 0.0
+    """By our clock: when no older writer answers reads any more."""
+
+    async def until_leases_end(self, clock: Clock) -> None:
+        """Nobody may be told of what we write, or see it, before this returns: whoever wrote before us answers
+        reads until its lease ends."""
+        await clock.sleep(max(0.0, self.leases_end_s - clock.monotonic()))
 
 
 async def open_volume(control: ControlClient, transport: Transport, clock: Clock) -> Opened:
     """Raises QuorumLost (fewer than three of a group answer), StaleEpoch (another writer opens it too),
     StaleMembership (a group's members changed meanwhile: open again).
 
-    With three of six segments of some group it is opened read-only: `writable` is false.
+    With three of six segments of some group it is opened read-only: `writable` is false. Otherwise it may be
+    read at once, and written once the leases of older writers have ended.
     """
     layout = await control.open_volume()
     granted_s = clock.monotonic()
@@ -74,11 +82,16 @@ async def open_volume(control: ControlClient, transport: Transport, clock: Clock
     scl, lease_left_s = await _install(layout, calls, recovered)
     leases_end = max(clock.monotonic() + lease_left_s, granted_s + layout.lease_left_s)
     await _complete(layout, calls, recovered, scl)
-    # Whoever wrote before us answers reads until its lease ends: nothing may be acknowledged before.
-    await clock.sleep(max(0.0, leases_end - clock.monotonic()))
-    took_ms = round(1000 * (clock.monotonic() - started), 1)
-    events.info("volume.opened", epoch=layout.epoch, vdl=recovered.vdl, vcl=recovered.vcl, took_ms=took_ms)
-    return Opened(layout, recovered, scl, writable=True, timeline_epoch=layout.epoch)
+    now = clock.monotonic()
+    events.info(
+        "volume.opened",
+        epoch=layout.epoch,
+        vdl=recovered.vdl,
+        vcl=recovered.vcl,
+        took_ms=round(1000 * (now - started), 1),
+        leases_ms=round(1000 * max(0.0, leases_end - now), 1),
+    )
+    return Opened(layout, recovered, scl, True, layout.epoch, leases_end)
 
 
 def _promise(

@@ -105,6 +105,7 @@ class World:
     async def open(self, instance: str) -> VolumeDriver:
         control, host = self.control_of(instance)
         opened = await open_volume(control, host, SimClock())
+        await opened.until_leases_end(SimClock())
         return self.drive(opened, control, host)
 
     def drive(self, opened: Opened, control: ControlClient, host: Host) -> VolumeDriver:
