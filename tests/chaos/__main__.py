@@ -17,9 +17,10 @@ from typing import Final, NoReturn
 
 from tests.chaos.clients import Client, Gate, Guard
 from tests.chaos.cluster import ZONES, Cluster
-from tests.chaos.faults import Mischief, Story
+from tests.chaos.faults import DAMAGE, FAULTS
 from tests.chaos.history import History, figures
 from tests.chaos.judgement import Finding, judge, scrub_all, wait_until_served, wait_until_whole
+from tests.chaos.mischief import Mischief, Story
 from tests.chaos.network import CommandFailed
 from tests.chaos.plot import plot
 from tests.chaos.report import WORKLOADS, Run, exits_by_reason, markdown
@@ -101,7 +102,7 @@ def _play(cluster: Cluster, minutes: float, dice: random.Random, seed: int) -> R
         client.start()
     begin = time.monotonic()
     mischief = Mischief(cluster, gate, dice)
-    mischief.run(60 * minutes, lambda story: _tell(story, begin))
+    mischief.run(FAULTS, DAMAGE, 60 * minutes, lambda story: _tell(story, begin))
     faults_end = time.monotonic()
     mischief.mend_all()
     print(f"{time.monotonic() - begin:6.1f}  all is mended", flush=True)

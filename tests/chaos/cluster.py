@@ -124,6 +124,11 @@ class Cluster:
         found = told.get(node, {}) if told is not None else {}
         return {} if "error" in found else found
 
+    def drain(self, node: str, *, undo: bool = False) -> int | None:
+        """How many segments are left there; None if the control plane does not answer."""
+        left: int | None = self._ask(lambda client: client.drain(node, undo=undo))
+        return left
+
     def _ask(self, question: Callable[[ControlClient], Any]) -> Any:
         with ControlClient(self._at(CONTROL, _CONTROL_PORT)) as client:
             try:

@@ -1,32 +1,22 @@
 """What goes wrong, by dice: processes, disks, and the network between real interfaces.
 
-Each fault is a story with an end: what it breaks it mends after a while, or at once when all is to be mended.
-Stories overlap. Nothing here asks whether the cluster can stand it: without a quorum commits just wait; what was
-acknowledged must still be there. The exception is damage: a damaged copy is a lost copy, so a copy is damaged
-only while all six are there and alike, and no other before that one is mended.
+How stories are played, and what they may do to each other: mischief.py.
 """
 
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from tests.chaos.clients import Gate
 from tests.chaos.cluster import COMMIT_TIMEOUT_S, CONTROL, REPLACE_AFTER_S, WRITERS, ZONES, Cluster, ailments
-from tests.chaos.machine import Machine
-from tests.chaos.network import FROM_HOST, TO_HOST, Undo
+from tests.chaos.mischief import Fault, Mischief
+from tests.chaos.network import FROM_HOST, TO_HOST
 
-Fault = Callable[["Mischief"], bool]
-"""Tells whether it did anything."""
-
-_PAUSE_S: Final = 1.5
-_NEXT_S: Final = (0.5, 6.0)
-_WHILE_S: Final = (0.5, 2.0, 5.0, 10.0)
 _DELAY_S: Final = (0.05, 0.1, 0.2, 0.5)
 _LOSS: Final = (0.02, 0.1, 0.3)
+_DRAINED_S: Final = (5.0, 20.0)
+_UNDRAINED_S_MAX: Final = 50.0
 _AWAY_S: Final = (REPLACE_AFTER_S + 3.0, REPLACE_AFTER_S + 10.0)
 _CUT_OFF_S: Final = (COMMIT_TIMEOUT_S + 2.0, COMMIT_TIMEOUT_S + 6.0)
 """Until clients that wait for a commit have given up, and write elsewhere."""
@@ -37,134 +27,6 @@ _WHOLE_S_MAX: Final = 20.0
 _SCRUB_S_MAX: Final = 20.0
 _SCRUB_LOOK_S: Final = 0.3
 _FLIP_BYTES: Final = 16
-_MEND_S_MAX: Final = 60.0
-
-
-@dataclass(slots=True)
-class Story:
-    kind: str
-    begin: float
-    end: float = 0.0
-    about: str = ""
-    happened: bool = False
-
-
-class Mischief:
-    def __init__(self, cluster: Cluster, gate: Gate, dice: random.Random) -> None:
-        self.cluster = cluster
-        self.gate = gate
-        self._dice = dice
-        self.rivalry = threading.Lock()
-        """Held while there are two writers."""
-        self.stories: list[Story] = []
-        self.damaged = ""
-        """The node that has a copy which is not known to be mended."""
-        self.needs_restart: set[str] = set()
-        """Nodes whose disk was full: whoever makes room starts them again, at the latest at the end."""
-        self._mending = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._failures: list[BaseException] = []
-        self._own = threading.local()
-
-    def run(self, seconds: float, tell: Callable[[Story], None]) -> None:
-        """Faults one after the other, some at the same time, for so long."""
-        end = time.monotonic() + seconds
-        faults, weights = zip(*FAULTS, strict=True)
-        while time.monotonic() < end:
-            time.sleep(self._dice.expovariate(1 / _PAUSE_S))
-            fault = self._dice.choices(faults, weights)[0]
-            dice, patience_s = random.Random(self._dice.random()), self._dice.uniform(*_NEXT_S)
-            story = Story(fault.__name__, time.monotonic())
-            self.stories.append(story)
-            if fault in DAMAGE:
-                self._wait_for_stories(_WHOLE_S_MAX)
-            thread = threading.Thread(target=self._play, args=(fault, story, dice, tell), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-            thread.join(None if fault in DAMAGE else patience_s)
-            if self._failures:
-                raise self._failures[0]
-
-    def mend_all(self) -> None:
-        """The end of all faults. Each story mends what it broke."""
-        self._mending.set()
-        self._wait_for_stories(_MEND_S_MAX)
-        for name in self.needs_restart:
-            self.machine(name).keep_down()
-            self.machine(name).let_up()
-        if self._failures:
-            raise self._failures[0]
-        assert not any(thread.is_alive() for thread in self._threads), "a fault does not end"
-
-    def _play(self, fault: Fault, story: Story, dice: random.Random, tell: Callable[[Story], None]) -> None:
-        self._own.story, self._own.dice = story, dice
-        try:
-            story.happened = fault(self)
-        except BaseException as error:
-            self._failures.append(error)
-        story.end = time.monotonic()
-        tell(story)
-
-    def _wait_for_stories(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.monotonic()))
-
-    # For the stories
-
-    @property
-    def is_over(self) -> bool:
-        return self._mending.is_set()
-
-    @property
-    def dice(self) -> random.Random:
-        """This thread's story's own: what others throw makes no difference to it."""
-        dice: random.Random = self._own.dice
-        return dice
-
-    def machine(self, name: str) -> Machine:
-        return self.cluster.machines[name]
-
-    def about(self, *names: str) -> None:
-        """What this thread's story is about."""
-        self._own.story.about = " ".join(names)
-
-    def some_node(self) -> str:
-        return self.dice.choice(list(ZONES))
-
-    def some_zone(self) -> list[str]:
-        zone = self.dice.choice(sorted(set(ZONES.values())))
-        return [name for name, az in ZONES.items() if az == zone]
-
-    def wait(self, seconds: float) -> None:
-        """Less, if all is to be mended."""
-        self._mending.wait(seconds)
-
-    def for_a_while(self) -> None:
-        self.wait(self.dice.choice(_WHILE_S))
-
-    def keep_down(self, names: list[str], seconds: float) -> bool:
-        self.about(*names, f"{seconds:.0f} s")
-        for name in names:
-            self.machine(name).keep_down()
-        self.wait(seconds)
-        for name in names:
-            self.machine(name).let_up()
-        return True
-
-    def pause(self, name: str) -> bool:
-        self.about(name)
-        self.machine(name).send(signal.SIGSTOP)
-        self.for_a_while()
-        self.machine(name).send(signal.SIGCONT)
-        return True
-
-    def for_a_while_then(self, *undoes: Undo) -> bool:
-        self.for_a_while()
-        for undo in undoes:
-            undo()
-        return True
 
 
 def node_dies(m: Mischief) -> bool:
@@ -215,6 +77,17 @@ def control_dies(m: Mischief) -> bool:
 def node_stays_away(m: Mischief) -> bool:
     """For longer than the control plane's patience: the spare node takes its place."""
     return m.keep_down([m.some_node()], m.dice.uniform(*_AWAY_S))
+
+
+def node_is_drained(m: Mischief) -> bool:
+    """Its segments move to the spare node, as far as there is time, and then it may have some again."""
+    name = m.some_node()
+    m.about(name)
+    if m.cluster.drain(name) is None:
+        return False
+    m.wait(m.dice.uniform(*_DRAINED_S))
+    assert m.cluster.until(lambda: m.cluster.drain(name, undo=True) is not None, _UNDRAINED_S_MAX)
+    return True
 
 
 def writer_is_replaced_while_it_lives(m: Mischief) -> bool:
@@ -424,6 +297,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (writer_is_replaced_while_it_lives, 3),
     (control_dies, 2),
     (node_stays_away, 3),
+    (node_is_drained, 2),
     (node_is_paused, 3),
     (writer_is_paused, 2),
     (control_is_paused, 1),

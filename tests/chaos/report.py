@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tests.chaos.faults import Story
 from tests.chaos.history import Sample, Span, figures, longest_silence_s
 from tests.chaos.judgement import Finding
 from tests.chaos.machine import Exit
+from tests.chaos.mischief import Story
 from tests.checkers.history import Outcome
 
 WORKLOADS: Final = ("bank", "lists", "registers", "churn")

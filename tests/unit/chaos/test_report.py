@@ -3,10 +3,11 @@
 from typing import Any
 
 from tests.chaos.cluster import ailments, copies_are_alike
-from tests.chaos.faults import FAULTS, Story
+from tests.chaos.faults import FAULTS
 from tests.chaos.history import Sample
 from tests.chaos.judgement import Finding
 from tests.chaos.machine import Exit
+from tests.chaos.mischief import Story
 from tests.chaos.report import Run, commits_by_second, markdown
 from tests.checkers.history import Outcome
 
