@@ -339,6 +339,18 @@ def unlogged_acknowledged_by_scl() -> None:
     Chain.durable_scl = property(lambda self: self.scl, lambda self, value: None)  # type: ignore[assignment, method-assign]
 
 
+def whole_page_of_another_moment() -> None:
+    """The last record of a page with many is kept whole, as the page was before it."""
+    import storage_node.layers.layer_map as layer_map
+
+    kept = layer_map.whole_page_record
+
+    def wrong(record: Any, after: bytes) -> Any:
+        return kept(record, bytes(len(after)))
+
+    layer_map.whole_page_record = wrong
+
+
 BUGS: Final[tuple[Callable[[], None], ...]] = (
     quorum_of_three,
     acknowledged_before_the_sync,
@@ -370,6 +382,7 @@ BUGS: Final[tuple[Callable[[], None], ...]] = (
     leases_not_waited_for,
     evicted_above_the_vdl,
     unlogged_acknowledged_by_scl,
+    whole_page_of_another_moment,
 )
 
 
