@@ -20,8 +20,8 @@ from runtime.events import get_logger
 from runtime.uninterrupted import uninterrupted
 from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the_loop
+from storage_node.manifest import MANIFEST_FORMAT, read_manifest, write_manifest
 from storage_node.segment.chain import Chain, Report, keys_in, report
-from storage_node.segment.manifest import MANIFEST_FORMAT, read_manifest, write_manifest
 from storage_node.segment.memory_table import MemoryTable
 from volume.errors import (
     CorruptPage,
