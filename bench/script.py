@@ -41,18 +41,28 @@ def report(
     settings: argparse.Namespace, name: str, title: str, measure: Callable[[Path, Say], TextTable]
 ) -> int:
     """Measure, show and write the table; the program's exit status."""
-    catch_interrupts()
     screen = console()
-    try:
+
+    def work() -> None:
         with work_folder(settings.dir.absolute()) as folder:
             table = measure(folder, lambda what: screen.print(what, highlight=False))
+        text = f"# {title}\n\nWritten by `make bench-{name}`.\n\n{bullets(description())}\n{table.markdown()}"
+        settings.output.mkdir(parents=True, exist_ok=True)
+        (settings.output / f"{name}.md").write_text(text)
+        screen.print(table.drawn())
+
+    return exit_status(work)
+
+
+def exit_status(work: Callable[[], None]) -> int:
+    """Do the work; what keeps it from its end is told in one line."""
+    catch_interrupts()
+    try:
+        work()
     except (BenchFailed, psycopg.Error, OSError) as error:
         print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("bench: interrupted; the cluster is stopped", file=sys.stderr)
         return 130
-    text = f"# {title}\n\nWritten by `make bench-{name}`.\n\n{bullets(description())}\n{table.markdown()}"
-    (settings.output / f"{name}.md").write_text(text)
-    screen.print(table.drawn())
     return 0

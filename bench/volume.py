@@ -2,22 +2,20 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench import probe
-from bench.commands import catch_interrupts, work_folder
-from bench.errors import BenchFailed
+from bench.commands import work_folder
 from bench.load import SETUP, Loader
 from bench.machine import description
 from bench.processes import resident_and_peak
+from bench.script import exit_status
 from bench.sixfold_side import BASE_PORT, REPOSITORY, SixfoldSide, sixfold_side
 from bench.tables import console
 from bench.volume_report import ProcessMemory, VolumeFigures, markdown, memory_table, size_name, table
@@ -152,21 +150,16 @@ def _disk_bytes(folder: Path) -> int:
 
 def main() -> int:
     settings = parse_arguments()
-    catch_interrupts()
     screen = console()
-    try:
+
+    def work() -> None:
         settings.output.mkdir(parents=True, exist_ok=True)
         found = grow(settings, screen)
-    except (BenchFailed, psycopg.Error, OSError) as error:
-        print(f"bench: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("bench: interrupted; the cluster is stopped", file=sys.stderr)
-        return 130
-    screen.print(table(found).drawn())
-    screen.print(memory_table(found).drawn())
-    screen.print(f"Written: {settings.output / 'volume.md'}")
-    return 0
+        screen.print(table(found).drawn())
+        screen.print(memory_table(found).drawn())
+        screen.print(f"Written: {settings.output / 'volume.md'}")
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

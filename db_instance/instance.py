@@ -73,12 +73,10 @@ class Instance:
         settings = EngineSettings(name=self.config.id, spill_folder=str(self.config.dir))
         self.engine = Engine(pages, settings, FUNCTIONS)
         self.driver.start()
-        empty = not pages.newest
-        if not empty:
-            await self.engine.prepare()
+        if not pages.newest:
+            await opened.until_leases_end(self._clock)  # an empty volume is written to, others only read
+        await self.engine.prepare()
         await opened.until_leases_end(self._clock)
-        if empty:
-            await self.engine.prepare()
         return self.engine
 
     async def serve(self, stopping: asyncio.Event) -> VolumeError | None:

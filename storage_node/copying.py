@@ -34,7 +34,6 @@ _BLOBS_A_STEP: Final = 64
 _REST_FACTOR: Final = 7
 """While clients are served: seven times as long at rest as at work."""
 
-
 _SYNC_BYTES: Final = 2 * MIB
 """While clients are served a layer goes to disk in portions: one sync of all of it would hold up the hot logs'."""
 

@@ -1,9 +1,9 @@
 """All layers of one segment, newest first, and how a page is found in them.
 
-A delta layer holds every record of (lsn_from, lsn_to], by page; of a page with many
-there, the last one comes first and holds the whole page, so that nobody has to go through them all. An image layer holds, at LSN lsn_to, the
-pages that changed in (lsn_from, lsn_to]; a page it lacks did not change there. A read walks from the
-newest layer down, gathers records, and ends at the first image of the page at or below its LSN.
+A delta layer holds every record of (lsn_from, lsn_to], by page; of a page with many there, the last one comes
+first and holds the whole page, so that nobody has to go through them all. An image layer holds, at LSN lsn_to,
+the pages that changed in (lsn_from, lsn_to]; a page it lacks did not change there. A read walks from the newest
+layer down, gathers records, and ends at the first whole page at or below its LSN.
 
 Layers count once the segment's manifest names them. Whoever changes the map persists the manifest, and
 only then removes what is no longer named (`retire`).
