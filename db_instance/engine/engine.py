@@ -28,6 +28,8 @@ _STEPS_BETWEEN_LOOKS: Final = 4000
 
 _IDLE_CONNECTIONS_MAX: Final = 64
 _STATEMENTS_CACHED: Final = 200
+_CONNECTION_CACHE_KIB: Final = 2000
+"""SQLite's own page cache, per pooled connection."""
 
 BATCH_ROWS: Final = 256
 """Rows taken from SQLite at a time, so that a large result never is in memory as a whole."""
@@ -50,8 +52,6 @@ class ReadOnlyVolume(Exception):
 class EngineSettings:
     name: str
     spill_folder: str | None = None
-    connection_cache_kib: int = 2000
-    """SQLite's own page cache, per pooled connection."""
 
 
 class Lease:
@@ -174,7 +174,7 @@ class Engine:
             ("page_size", 4096),
             ("journal_mode", "persist"),
             ("synchronous", "normal"),
-            ("cache_size", -self._settings.connection_cache_kib),
+            ("cache_size", -_CONNECTION_CACHE_KIB),
             ("foreign_keys", "on"),
             ("case_sensitive_like", "on"),
             ("recursive_triggers", "on"),

@@ -73,6 +73,8 @@ class Bank:
         self._padding_max = padding_max
         self._rate = dice.choice([3.0, 10.0])
         """Transactions a second that each client asks for."""
+        self.closed = False
+        """Nobody begins anything more."""
         self.reads = 0
         self.on_acknowledged: Callable[[Engine, Lsn], None] = lambda _engine, _lsn: None
         self.is_newest: Callable[[Engine], bool] = lambda _engine: True
@@ -89,7 +91,7 @@ class Bank:
 
     async def client(self, engine: Engine) -> None:
         """One client: a transaction after the other, whatever comes."""
-        while True:
+        while not self.closed:
             await asyncio.sleep(self._dice.expovariate(self._rate))
             try:
                 await self._transaction(engine)
@@ -104,7 +106,11 @@ class Bank:
         async with leased(engine) as lease:
             await engine.begin_write(lease, 5.0)
             await self._write(engine, lease, number)
-            if dice.random() < 0.1:
+            large = dice.random() < 0.1
+            if large:  # so that pages leave SQLite's cache before the commit, or before it is rolled back
+                change = "UPDATE ledger SET padding = ? WHERE id % 3 = ?"
+                await engine.rows(lease, change, (dice.randbytes(dice.choice([1, 400])), number % 3))
+            if dice.random() < (0.4 if large else 0.1):
                 await engine.rollback(lease)
                 return
             ledger.refused.discard(number)
@@ -127,12 +133,10 @@ class Bank:
         await engine.rows(lease, change, (amount, target))
         row = (number, source, target, amount, padding)
         await engine.rows(lease, "INSERT INTO ledger VALUES (?, ?, ?, ?, ?)", row)
-        if dice.random() < 0.05:
-            await engine.rows(lease, "UPDATE ledger SET padding = x'00' WHERE id % 3 = ?", (number % 3,))
 
     async def reader(self, engine: Engine) -> None:
         """Snapshots: whole transactions only, and the same at each look."""
-        while True:
+        while not self.closed:
             await asyncio.sleep(self._dice.expovariate(4.0))
             try:
                 await self._snapshot(engine)

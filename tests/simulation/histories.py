@@ -30,6 +30,8 @@ class Histories:
     def __init__(self, dice: random.Random) -> None:
         self.transactions: list[Transaction] = []
         self.operations: list[Operation] = []
+        self.closed = False
+        """Nobody begins anything more."""
         self._dice = dice
         self._ids = count(1)
         self._values = count(1)
@@ -42,7 +44,7 @@ class Histories:
         assert not problems, f"registers: {problems[0]}"
 
     async def client(self, engine: Engine) -> None:
-        while True:
+        while not self.closed:
             await asyncio.sleep(self._dice.expovariate(4.0))
             work = self._dice.choice([self._append, self._look, self._register])
             await work(engine)

@@ -1,8 +1,11 @@
-"""Starts a real storage node on a simulated machine. Its limits are small here, so that they are met."""
+"""Starts a real storage node on a simulated machine. Limits are small here, so that they are met."""
 
 import random
 from typing import Final
 
+import db_instance.engine.engine
+import db_instance.engine.pages
+import db_instance.engine.vfs
 import storage_node.hot_log
 import storage_node.layers.layer_map
 import storage_node.node
@@ -21,11 +24,14 @@ _SMALL: Final = {
     },
     storage_node.hot_log: {"_FILE_BYTES": 30_000},
     storage_node.layers.layer_map: {"_LONG_CHAIN": 6},
+    db_instance.engine.engine: {"_CONNECTION_CACHE_KIB": 24},
+    db_instance.engine.vfs: {"_STAGED_MEMORY_MAX": 3 * 4096},
+    db_instance.engine.pages: {"_CHUNK_PAGES": 4},
 }
 
 
 def use_small_limits() -> None:
-    """Layers, compaction and the hot log's rotation happen in every run."""
+    """Layers, compaction, the hot log's rotation and transactions that spill happen in every run."""
     for module, limits in _SMALL.items():
         for name, value in limits.items():
             assert hasattr(module, name), f"{module.__name__} has no {name} any more"

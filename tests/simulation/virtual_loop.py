@@ -172,8 +172,8 @@ async def _limited(main: Coroutine[Any, Any, T], limit_s: float | None) -> T:
 
 
 def _cancel_all(loop: VirtualLoop) -> None:
-    tasks = sorted(asyncio.all_tasks(loop), key=hash)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    """Until none is left: a cancelled statement may wait once more while SQLite plays its transaction back."""
+    while tasks := sorted(asyncio.all_tasks(loop), key=hash):
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))

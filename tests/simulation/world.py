@@ -323,8 +323,8 @@ class World:
         assert not bugs, f"a service met a bug of its own: {bugs[:3]}"
 
     async def end_clients(self, writer: Writer) -> None:
-        for task in writer.clients:
-            task.cancel()
+        """Let each end what it is at: a commit under way is not cancelled."""
+        self.bank.closed = self.histories.closed = True
         await asyncio.wait(writer.clients)
         writer.clients.clear()
 
@@ -357,9 +357,11 @@ class World:
         self._checked[driver.epoch] = max(checked, lsn)
 
     async def stop_writer(self, writer: Writer) -> None:
+        if writer not in self.writers:
+            return  # it is dying already: two faults at once
+        self.writers.remove(writer)
         self.trace.note("kill", writer=writer.name)
         self.network.kill(writer.name)
         await writer.process.kill()
-        self.writers.remove(writer)
         if writer.instance.engine is not None:
             writer.instance.engine.close()
