@@ -20,6 +20,7 @@ from db_instance.engine.vfs import VolumeFile, VolumeVfs
 from db_instance.engine.write_lock import WriteLock
 from runtime.events import get_logger
 from volume.ids import Lsn
+from volume.limits import MIB
 
 events = get_logger("engine")
 
@@ -28,8 +29,14 @@ _STEPS_BETWEEN_LOOKS: Final = 4000
 
 _IDLE_CONNECTIONS_MAX: Final = 64
 _STATEMENTS_CACHED: Final = 200
-_CONNECTION_CACHE_KIB: Final = 2000
-"""SQLite's own page cache, per pooled connection."""
+_CONNECTION_CACHE_KIB: Final = 16_000
+"""SQLite's own page cache, per pooled connection: a page in it costs no call into Python."""
+
+_WARM_CONNECTIONS: Final = 4
+"""Idle connections that keep what they have cached. The last one given back is the first one lent."""
+
+_SQLITE_BYTES_MAX: Final = 256 * MIB
+"""Beyond this all connections together use their caches' pages again instead of taking more memory."""
 
 BATCH_ROWS: Final = 256
 """Rows taken from SQLite at a time, so that a large result never is in memory as a whole."""
@@ -114,6 +121,12 @@ class Cursor:
             taken += await parking.run(self._take, count - len(taken))
         return taken
 
+    def take_all(self) -> list[Row]:
+        """All rows of a statement that is at its end, and close."""
+        assert self.at_end
+        self._cursor.close(True)
+        return self._taken
+
     def close(self) -> None:
         self._cursor.close(True)
 
@@ -127,10 +140,13 @@ class Engine:
         """Connections in the hands of sessions."""
         self._settings = settings
         self._functions = list(functions)
+        apsw.soft_heap_limit(_SQLITE_BYTES_MAX)
         self._vfs = VolumeVfs(settings.name, pages, settings.spill_folder)
         self._idle: list[Lease] = []
+        self._last_writer: Lease | None = None
+        """The connection of the last commit, if it is idle: what SQLite has cached in it is still true."""
         self._write_lock = WriteLock()
-        pages.more_to_come = lambda: self._write_lock.held
+        pages.more_to_come = self._commits_to_come
         self._generation = 0
         self._connections = 0
         self.catalog: Catalog = EMPTY_SCHEMA
@@ -140,7 +156,9 @@ class Engine:
 
     async def lease(self) -> Lease:
         """A connection with no transaction on it."""
-        lease = self._idle.pop() if self._idle else await parking.run(self._connect)
+        return self._lent(self._idle.pop() if self._idle else await parking.run(self._connect))
+
+    def _lent(self, lease: Lease) -> Lease:
         lease.generation = self._generation
         self.leased += 1
         return lease
@@ -150,14 +168,21 @@ class Engine:
         assert not lease.holds_write_lock
         self.leased -= 1
         lease.interrupted = False
-        if lease.generation == self._generation and len(self._idle) < _IDLE_CONNECTIONS_MAX:
+        if lease.generation != self._generation:
+            lease.connection.close()
+        elif lease.file.commit_lsn == self.pages.newest:
+            if self._last_writer is not None:
+                self._idle.append(self._last_writer)
+            self._last_writer = lease
+        elif len(self._idle) < _IDLE_CONNECTIONS_MAX:
+            if len(self._idle) >= _WARM_CONNECTIONS:
+                lease.connection.release_memory()
             self._idle.append(lease)
         else:
             lease.connection.close()
 
     def discard(self, lease: Lease) -> None:
         """Close a connection in whatever state it is, with its transaction undone."""
-        lease.file.rolling_back = True
         lease.file.discard()
         lease.connection.close(True)
         self.leased -= 1
@@ -187,6 +212,7 @@ class Engine:
         for name, arguments, function, deterministic in self._functions:
             connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
         connection.set_progress_handler(lambda: _look_up(lease), _STEPS_BETWEEN_LOOKS)
+        connection.set_commit_hook(file.begin_commit)
         connection.authorizer = self._authorizer
         return lease
 
@@ -200,6 +226,12 @@ class Engine:
         cursor = Cursor(lease)
         await parking.run(cursor._start, sql, params, describe)
         return cursor
+
+    async def run(self, lease: Lease, sql: str, params: Sequence[Any]) -> int:
+        """One statement without rows, inside a transaction; how many rows it changed."""
+        self.statements += 1
+        await parking.run(lease.connection.execute, sql, params)
+        return lease.connection.changes()
 
     async def rows(self, lease: Lease, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""
@@ -215,15 +247,46 @@ class Engine:
 
     # Transactions
 
-    async def begin_write(self, lease: Lease, lock_timeout_s: float | None = None) -> None:
-        """Take the write lock and begin on the newest pages. Raises LockTimeout, ReadOnlyVolume, VolumeBusy."""
-        await self._acquire(lease, lock_timeout_s)
+    async def lease_to_write(self, lock_timeout_s: float | None = None) -> Lease:
+        """A connection that holds the write lock. Raises LockTimeout, ReadOnlyVolume, VolumeBusy."""
+        await self._acquire(lock_timeout_s)
         try:
-            lease.file.write_mode = True
+            lease, self._last_writer = self._last_writer, None
+            lease = self._lent(lease) if lease is not None else await self.lease()
+        except BaseException:
+            self._write_lock.release()
+            raise
+        self._let_write(lease)
+        return lease
+
+    async def begin_write(self, lease: Lease, lock_timeout_s: float | None = None) -> None:
+        """Begin on the newest pages, with the write lock, which is taken if the lease does not have it.
+
+        Raises LockTimeout, ReadOnlyVolume, VolumeBusy.
+        """
+        if not lease.holds_write_lock:
+            await self._acquire(lock_timeout_s)
+            self._let_write(lease)
+        try:
             await parking.run(lease.connection.execute, "BEGIN IMMEDIATE")
         except BaseException:
             self._release(lease)
             raise
+
+    async def run_and_commit(self, lease: Lease, sql: str, params: Sequence[Any]) -> tuple[int, Lsn]:
+        """One statement without rows, by the holder of the write lock, as a transaction of its own.
+
+        How many rows it changed, and the LSN to wait for, as for `commit`; the lock is free when this returns.
+        """
+        file = lease.file
+        file.commit_lsn = None
+        may_have_read = self.pages.newest
+        changed = await self.run(lease, sql, params)
+        self._release(lease)
+        if file.commit_lsn is None:
+            return changed, may_have_read
+        self.commits += 1
+        return changed, file.commit_lsn
 
     async def begin_snapshot(self, lease: Lease) -> None:
         """Pin the newest read point until the transaction ends."""
@@ -234,23 +297,31 @@ class Engine:
 
     async def upgrade(self, lease: Lease, lock_timeout_s: float | None = None) -> None:
         """Let a snapshot transaction write. Raises SerializationFailure if its snapshot is outdated."""
-        await self._acquire(lease, lock_timeout_s)
+        assert not lease.holds_write_lock
+        await self._acquire(lock_timeout_s)
         if lease.file.read_point != self.pages.newest:
-            self._release(lease)
+            self._write_lock.release()
             raise SerializationFailure("could not serialize access due to concurrent update")
+        lease.holds_write_lock = True
         lease.file.become_writer()
 
-    async def _acquire(self, lease: Lease, lock_timeout_s: float | None) -> None:
-        assert not lease.holds_write_lock
+    async def _acquire(self, lock_timeout_s: float | None) -> None:
         if not self.pages.driver.writable:
             raise ReadOnlyVolume("the volume is open read-only: too few storage nodes answer")
         await self._write_lock.acquire(lock_timeout_s)
-        lease.holds_write_lock = True
         try:
             await self.pages.driver.wait_for_room()
         except BaseException:
-            self._release(lease)
+            self._write_lock.release()
             raise
+
+    def _let_write(self, lease: Lease) -> None:
+        lease.holds_write_lock = True
+        lease.file.write_mode = True
+
+    def _commits_to_come(self) -> int:
+        """How many sessions are about to commit: those that have the write lock, or wait for it."""
+        return self._write_lock.waiting + self._write_lock.held
 
     def _release(self, lease: Lease) -> None:
         if lease.holds_write_lock:
@@ -277,12 +348,11 @@ class Engine:
     async def rollback(self, lease: Lease) -> None:
         """Undo the transaction, whatever state it is in."""
         lease.interrupted = False
-        lease.file.rolling_back = True
+        lease.file.committing = False
         try:
             if lease.connection.in_transaction:
                 await parking.run(lease.connection.execute, "ROLLBACK")
         finally:
-            lease.file.rolling_back = False
             lease.file.discard()
             self._release(lease)
 
@@ -317,6 +387,9 @@ class Engine:
     def reset_connections(self) -> None:
         """The volume was opened anew: no connection keeps what it has cached."""
         self._generation += 1
+        if self._last_writer is not None:
+            self._idle.append(self._last_writer)
+            self._last_writer = None
         for lease in self._idle:
             lease.connection.close()
         self._idle.clear()

@@ -40,8 +40,8 @@ class Pages:
     def __init__(self, driver: VolumeDriver, cache: PageCache, clock: Clock) -> None:
         self.cache = cache
         self.broken: asyncio.Future[VolumeBroken] = asyncio.get_running_loop().create_future()
-        self.more_to_come: Callable[[], bool] = lambda: False
-        """Set by the engine: is another commit about to be made?"""
+        self.more_to_come: Callable[[], int] = lambda: 0
+        """Set by the engine: how many commits are about to be made?"""
         self._clock = clock
         self._page_count = 0
         """Highest size of the volume seen so far, in pages: reading ahead ends there."""

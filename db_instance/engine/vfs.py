@@ -45,7 +45,8 @@ class VolumeFile(apsw.VFSFile):
         """Set by the engine for the holder of the write lock: it alone may write, on the newest pages."""
         self.commit_lsn: Lsn | None = None
         self.read_point: Lsn | None = None
-        self.rolling_back = False
+        self.committing = False
+        """SQLite has begun to commit: from here on the statement is not to be cancelled."""
         self._pages = pages
         self._spill_folder = spill_folder
         self._staged: StagedPages | None = None
@@ -92,14 +93,20 @@ class VolumeFile(apsw.VFSFile):
         # VDL has passed this commit's last record. SQLite also syncs after it played a rollback back.
         if self._staged is None:
             return
-        if not self.rolling_back:
+        if self.committing:
             lsn = self._pages.commit(self._staged)
             if lsn is not None:
                 self.commit_lsn = lsn
         self.discard()
 
+    def begin_commit(self) -> bool:
+        """SQLite's commit hook: what is staged now belongs to a transaction that is to stay. True would undo it."""
+        self.committing = True
+        return False
+
     def discard(self) -> None:
         """Forget what was written and not committed."""
+        self.committing = False
         if self._staged is not None:
             self._staged.close()
             self._staged = None

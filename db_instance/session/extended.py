@@ -1,5 +1,7 @@
 """The extended query protocol: statements are parsed once, bound to values, described and run in parts."""
 
+from typing import Final
+
 from db_instance.dialect import Statement
 from db_instance.session.channel import Channel
 from db_instance.session.errors import SessionError
@@ -15,7 +17,11 @@ from db_instance.session.results import (
 )
 from db_instance.session.statements import PORTALS_MAX, PREPARED_MAX, Portal, Prepared, named
 from db_instance.wire.postgres import backend
-from db_instance.wire.postgres.messages import Bind, Close, Describe, Execute, Parse
+from db_instance.wire.postgres.messages import Bind, Close, Describe, Execute, Parse, RunPrepared
+
+_UNNAMED_PORTAL: Final = Describe("P", "")
+_ALL_ROWS: Final = Execute("", 0)
+_BOUND_AND_DESCRIBED: Final = backend.BIND_COMPLETE + backend.NO_DATA
 
 
 class ExtendedQueries:
@@ -143,6 +149,34 @@ class ExtendedQueries:
         self._channel.write(backend.command_complete(tag) if tag else backend.EMPTY_QUERY)
         if not self._execution.transaction.in_block and _ends_block(portal.prepared.statement):
             self.close_portals()
+
+    async def run_prepared(self, message: RunPrepared) -> None:
+        """What `bind`, `describe` and `execute` would do one after the other, and where it can, at once."""
+        if await self._run_at_once(message):
+            return
+        await self.bind(message.bind)
+        if message.described:
+            await self.describe(_UNNAMED_PORTAL)
+        await self.execute(_ALL_ROWS)
+
+    async def _run_at_once(self, message: RunPrepared) -> bool:
+        bind, execution = message.bind, self._execution
+        prepared = self._find_prepared(bind.statement)
+        if execution.is_outdated(prepared) or execution.transaction.status == b"E":
+            return False
+        statement = prepared.statement
+        writer = None
+        head = _BOUND_AND_DESCRIBED if message.described else backend.BIND_COMPLETE
+        if statement.returns_rows:
+            writer = prepared.writer(bind.result_formats)
+            if writer is None:
+                return False
+            if message.described:
+                head = backend.BIND_COMPLETE + writer.description
+        if self._portals:
+            self._drop_portal("")
+        params = prepared.decode(bind.params, bind.param_formats)
+        return await execution.at_once(statement, params, writer, head)
 
     async def close(self, message: Close) -> None:
         if message.kind == "S":

@@ -31,6 +31,7 @@ from db_instance.wire.postgres.messages import (
     Message,
     Parse,
     Query,
+    RunPrepared,
     Sync,
     Terminate,
 )
@@ -68,6 +69,7 @@ class Session:
             Bind: extended.bind,
             Describe: extended.describe,
             Execute: self._execute,
+            RunPrepared: self._run_prepared,
             Close: extended.close,
             Sync: self._sync,
             Flush: self._flush,
@@ -87,8 +89,10 @@ class Session:
                     message = await self._next()
                 if type(message) is Terminate:
                     return
-                if not self._skipping or type(message) is Sync:
+                if not self._skipping:
                     await self._handle(message)
+                elif type(message) is Sync or type(message) is RunPrepared:
+                    await self._handle(Sync())
         finally:
             self._can_cancel = False
             self._extended.close_all()
@@ -197,7 +201,7 @@ class Session:
     async def _flush(self, message: Flush) -> None:
         await self._channel.flush()
 
-    async def _sync(self, message: Sync) -> None:
+    async def _sync(self, message: Sync | None = None) -> None:
         self._skipping = False
         if not self._transaction.in_block:
             self._extended.close_portals()
@@ -211,6 +215,16 @@ class Session:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    async def _run_prepared(self, message: RunPrepared) -> None:
+        """Execute and Sync; what goes wrong is answered with an error, and Sync then ends nothing more."""
+        timer = self._start_timer()
+        try:
+            await self._extended.run_prepared(message)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        await self._sync()
 
     async def _query(self, message: Query) -> None:
         timer = self._start_timer()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from db_instance.dialect import Catalog
-from db_instance.engine.engine import Engine
+from db_instance.engine.engine import Cursor, Engine
 from db_instance.session.errors import SessionError
 from db_instance.session.rows import Rows
 from db_instance.session.settings import Settings
@@ -45,8 +45,6 @@ class Transaction:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.status = b"I"
         self.characteristics = Characteristics()
-        self.committing = False
-        """COMMIT is under way: it can no longer be cancelled."""
         self.has_run = False
         """A statement of this block has run: its isolation level is fixed."""
         self._engine = engine
@@ -59,6 +57,12 @@ class Transaction:
         self._catalog: Catalog | None = None
         self._defaults = Characteristics()
         self._defaults_as_of = -1
+        self._committing = False
+
+    @property
+    def committing(self) -> bool:
+        """A commit is under way: it can no longer be cancelled."""
+        return self._committing or (self._lease is not None and self._lease.file.committing)
 
     @property
     def in_block(self) -> bool:
@@ -117,20 +121,71 @@ class Transaction:
         """Take the write lock, if this transaction does not have it yet."""
         if self._hold is Hold.WRITE:
             return
-        if self.characteristics.read_only:
-            raise SessionError("25006", "cannot execute a statement that writes in a read-only transaction")
+        self._check_may_write()
         await self._hold_rows()
         self.has_run = True
         timeout_s = self._settings.seconds("lock_timeout")
-        if self._lease is None:
-            self._lease = await self._engine.lease()
         if self._hold is Hold.SNAPSHOT:
             await self._engine.upgrade(self._lease, timeout_s)
             self._hold = Hold.WRITE
             return
+        if self._lease is None:
+            self._lease = await self._engine.lease_to_write(timeout_s)
         await self._engine.begin_write(self._lease, timeout_s)
         self._hold = Hold.WRITE
         await self._establish_savepoints()
+
+    def _check_may_write(self) -> None:
+        if self.characteristics.read_only:
+            raise SessionError("25006", "cannot execute a statement that writes in a read-only transaction")
+
+    # Statements by the shortest way
+
+    @property
+    def begun(self) -> bool:
+        """Something has run, and its transaction is not at its end."""
+        return self.in_block or self.has_run or self._lease is not None
+
+    async def read_at_once(self, sql: str, params: Sequence[Any]) -> Cursor | None:
+        """As `read`; outside of a block the cursor must be read, or kept with `adopt`, before anything else.
+
+        None if the statement's snapshot is to outlive it: then it is for `read`.
+        """
+        if self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED:
+            return None
+        if self._lease is None:
+            self._lease = await self._engine.lease()
+        self.has_run = True
+        return await self._engine.execute(self._lease, sql, params, describe=False)
+
+    async def write_at_once(self, sql: str, params: Sequence[Any]) -> int:
+        """A statement without rows, as a transaction of its own where none has begun; how many rows it changed.
+
+        Returns once it is durable, if it was one of its own. Raises as `write` and `commit` do.
+        """
+        if self._hold is Hold.WRITE and not self._rows:
+            return await self._engine.run(self._lease, sql, params)
+        if self.begun:
+            return (await self.write(sql, params, describe=False)).rows_affected
+        self._check_may_write()
+        self._lease = await self._engine.lease_to_write(self._settings.seconds("lock_timeout"))
+        self._hold = Hold.WRITE
+        changed, lsn = await self._engine.run_and_commit(self._lease, sql, params)
+        self._hold = Hold.NOTHING
+        self._give_back()
+        if lsn:
+            self._committing = True
+            try:
+                await self._engine.wait_durable(lsn)
+            finally:
+                self._committing = False
+        return changed
+
+    def adopt(self, cursor: Cursor) -> Rows:
+        """The rows of `read_at_once`, where there are more than it took."""
+        rows = Rows(cursor)
+        self._rows.add(rows)
+        return rows
 
     async def describe(self, sql: str, params: int) -> list[tuple[str, str | None]]:
         """The columns of a statement without running it."""
@@ -179,7 +234,7 @@ class Transaction:
         If it cannot be committed it has been undone when this raises.
         """
         lsn = LSN_ZERO
-        self.committing = True
+        self._committing = True
         try:
             if self._hold is Hold.WRITE:
                 lsn = await self._commit_writes()
@@ -189,7 +244,7 @@ class Transaction:
             if lsn:
                 await self._engine.wait_durable(lsn)
         finally:
-            self.committing = False
+            self._committing = False
 
     async def _commit_writes(self) -> Lsn:
         try:

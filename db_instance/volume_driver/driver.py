@@ -39,9 +39,11 @@ events = get_logger("volume_driver.driver")
 _PIPELINE_BYTES: Final = 512 * KIB
 """Gathered records that are sealed even though a round is in flight: a bulk load keeps the nodes busy."""
 
-_GATHER_S: Final = 0.003
-"""How long a round waits for the commits that are known to come: those of sessions that hold the write
-lock, or wait for it. A lone client's commit waits for nothing."""
+_GATHER_S: Final = 0.01
+"""How long a round waits at most for the commits that are known to come: those of sessions that hold the
+write lock, or wait for it. It waits until as many have gathered as are still to come: while sessions stand
+in line for the lock, nothing is gained by answering one of them sooner. A lone client's commit waits for
+nothing."""
 
 _ROUNDS_IN_FLIGHT_MAX: Final = 64
 _WATCH_S: Final = 0.1
@@ -86,8 +88,8 @@ class VolumeDriver:
         self.fenced: asyncio.Future[StaleEpoch] = asyncio.get_running_loop().create_future()
         self.on_vdl: Callable[[Lsn], None] = lambda _vdl: None
         self.lowest_read_point: Callable[[], Lsn] = lambda: self.vdl
-        self.more_to_come: Callable[[], bool] = lambda: False
-        """Is another commit about to be made? Then a round may wait for it, for a moment."""
+        self.more_to_come: Callable[[], int] = lambda: 0
+        """How many commits are about to be made? A round may wait for them, for a moment."""
         self.commit_times = Durations()
         self.nodes: dict[str, NodeClient] = {}
         self._control = control
@@ -115,6 +117,7 @@ class VolumeDriver:
         self._gathering: asyncio.TimerHandle | None = None
         self._gathered = False
         """The next round has waited for its commits, and waits no more."""
+        self._commits_gathered = 0
         self._growing: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = False
@@ -231,6 +234,7 @@ class VolumeDriver:
         """Number the changes and let them gather; they are on their way when this returns."""
         if self._frontier.vcl >= self._batcher.last_lsn:
             self._last_progress = self._clock.monotonic()  # nothing has waited until now
+        self._commits_gathered += 1
         lsn = self._batcher.add(changes, self._frontier.vdl)
         if not self._seal_scheduled:
             self._seal_scheduled = True
@@ -249,6 +253,7 @@ class VolumeDriver:
         if not much and self._batcher.pending_bytes and self._gathers():
             return
         self._gathered = False
+        self._commits_gathered = 0
         sealed = self._batcher.seal(self._frontier.vdl)
         if sealed is None:
             return
@@ -260,7 +265,7 @@ class VolumeDriver:
 
     def _gathers(self) -> bool:
         """Should the round wait a moment longer? If so, it is looked at again when that is over."""
-        if self._gathered or not self.more_to_come():
+        if self._gathered or self.more_to_come() <= self._commits_gathered:
             return False
         if self._gathering is None:
             self._gathering = asyncio.get_running_loop().call_later(_GATHER_S, self._on_gathered)

@@ -31,6 +31,7 @@ from db_instance.wire.postgres.messages import (
     Parse,
     Password,
     Query,
+    RunPrepared,
     SslRequest,
     Startup,
     StartupMessage,
@@ -64,6 +65,12 @@ _SHORT_MAX: Final = 1000
 _REPEATED: Final = frozenset(b"DECSH")
 _SHORT: Final[dict[bytes, "Message"]] = {}
 """Short messages that carry no values, by their bytes: they need not be decoded again."""
+
+
+_DESCRIBE: Final = b"D\x00\x00\x00\x06P\x00"
+_EXECUTE_AND_SYNC: Final = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00S\x00\x00\x00\x04"
+_DESCRIBE_EXECUTE_AND_SYNC: Final = _DESCRIBE + _EXECUTE_AND_SYNC
+"""What follows a Bind of the unnamed portal when its rows are wanted at once."""
 
 
 class ProtocolViolation(Exception):
@@ -131,9 +138,23 @@ class FrontendParser:
             message = decode(body)
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation(f"message {chr(kind)!r} is malformed: {error}") from None
+        if type(message) is Bind:
+            return self._with_what_follows(message)
         if size <= _SHORT_BYTES_MAX and kind in _REPEATED and len(_SHORT) < _SHORT_MAX:
             _SHORT[bytes(buffer[at:end])] = message
         return message
+
+    def _with_what_follows(self, bind: Bind) -> Message:
+        """The Bind, or one message of it and what runs it, if all that is here."""
+        if bind.portal:
+            return bind
+        if self._buffer.startswith(_DESCRIBE_EXECUTE_AND_SYNC, self._at):
+            self._at += len(_DESCRIBE_EXECUTE_AND_SYNC)
+            return RunPrepared(bind, described=True)
+        if self._buffer.startswith(_EXECUTE_AND_SYNC, self._at):
+            self._at += len(_EXECUTE_AND_SYNC)
+            return RunPrepared(bind, described=False)
+        return bind
 
 
 def _decode_startup(body: bytes) -> StartupMessage:
@@ -204,10 +225,10 @@ def _decode_parse(body: bytes) -> Parse:
 
 
 def _decode_bind(body: bytes) -> Bind:
-    end = body.index(0)
-    portal = body[:end].decode()
-    at = body.index(0, end + 1)
-    statement = body[end + 1 : at].decode()
+    portal_end = body.index(0)
+    at = body.index(0, portal_end + 1)
+    portal = body[:portal_end].decode() if portal_end else ""
+    statement = body[portal_end + 1 : at].decode()
     param_formats, at = _int16s(body, at + 1)
     (count,) = _INT16.unpack_from(body, at)
     at += 2

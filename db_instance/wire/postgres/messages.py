@@ -55,6 +55,15 @@ class Execute(NamedTuple):
     max_rows: int
 
 
+class RunPrepared(NamedTuple):
+    """Bind, Describe, Execute and Sync as drivers send them to run a statement that they have prepared: of
+    the unnamed portal, all its rows, nothing in between."""
+
+    bind: Bind
+    described: bool
+    """Describe is among them."""
+
+
 class Close(NamedTuple):
     kind: str
     name: str
@@ -101,6 +110,7 @@ Message = (
     | Bind
     | Describe
     | Execute
+    | RunPrepared
     | Close
     | Sync
     | Flush

@@ -209,7 +209,7 @@ def test_after_a_long_rest_nobody_takes_the_first_commit_for_one_that_is_stuck()
         driver = await world.open("w")
         await world.commit(driver)
         await asyncio.sleep(60.0)
-        driver.more_to_come = lambda: True
+        driver.more_to_come = lambda: 2
         lsn = world.append(driver)
         assert driver.stalled_s == 0
         async with asyncio.timeout(0):
@@ -223,7 +223,7 @@ def test_after_a_long_rest_nobody_takes_the_first_commit_for_one_that_is_stuck()
 def test_a_round_waits_for_commits_that_are_to_come_once_and_not_longer() -> None:
     async def story(world: World) -> None:
         driver = await world.open("w")
-        driver.more_to_come = lambda: True
+        driver.more_to_come = lambda: 2
         for _ in range(3):
             before = asyncio.get_running_loop().time()
             first = world.append(driver)
