@@ -22,9 +22,9 @@ class Shape(NamedTuple):
     is_number: tuple[bool, ...]
 
 
-_CHARACTERS_MAX: Final = 4000
+LITERALS_TEXT_MAX: Final = 4000
 _LITERALS_MAX: Final = 200
-_DIGITS_MAX: Final = 18
+DIGITS_MAX: Final = 18
 """Longer integers may not fit 64 bits; what SQLite makes of them is decided where they stand."""
 _STARTS: Final = re.compile(r"\s*(?:select|insert|update|delete)\b", re.IGNORECASE)
 _PIECE: Final = re.compile(
@@ -66,7 +66,7 @@ _AND: Final = frozenset(("and", "or", "between", "like", "in"))
 
 def take_literals(sql: str) -> Shape | None:
     """None if nothing is to be gained, or it is not certain that the meaning stays."""
-    if len(sql) > _CHARACTERS_MAX or not _STARTS.match(sql):
+    if len(sql) > LITERALS_TEXT_MAX or not _STARTS.match(sql):
         return None
     if "$" in sql or "--" in sql or "/*" in sql or "\\" in sql:
         return None
@@ -87,7 +87,7 @@ def take_literals(sql: str) -> Shape | None:
             opened = word in opens or (opened and word not in _CLOSES)
             before = "operator" if word in _AND else "word"
         elif kind in ("string", "number") and opened and before == "operator":
-            if sql.startswith("::", match.end()) or (kind == "number" and len(text) > _DIGITS_MAX):
+            if sql.startswith("::", match.end()) or (kind == "number" and len(text) > DIGITS_MAX):
                 return None
             values.append(text if kind == "number" else string_value(text))
             is_number.append(kind == "number")

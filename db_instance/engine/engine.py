@@ -83,10 +83,13 @@ class Cursor:
     when the statement has started.
     """
 
-    def __init__(self, lease: Lease) -> None:
-        self._cursor = lease.connection.cursor()
+    def __init__(
+        self, lease: Lease, started: apsw.Cursor | None = None, taken: list[Row] | None = None
+    ) -> None:
+        """`started`: the statement, if it has been started already, and `taken`: its first rows."""
         self._connection = lease.connection
-        self._taken: list[Row] = []
+        self._cursor = started
+        self._taken = taken or []
         self.columns: list[tuple[str, str | None]] = []
         """Name and declared type (None for an expression); empty if they were not asked for."""
         self.at_end = False
@@ -94,8 +97,7 @@ class Cursor:
         self.rows_affected = 0
 
     def _start(self, sql: str, params: Sequence[Any], describe: bool) -> None:
-        cursor = self._cursor
-        cursor.execute(sql, params)
+        self._cursor = cursor = self._connection.execute(sql, params)
         if describe:
             try:
                 self.columns = [(name, decltype) for name, decltype in cursor.get_description()]
@@ -104,6 +106,7 @@ class Cursor:
         self._taken = self._take(BATCH_ROWS)
 
     def _take(self, count: int) -> list[Row]:
+        assert self._cursor is not None
         rows: list[Row] = list(islice(self._cursor, count))
         if len(rows) < count:
             self.at_end = True
@@ -121,14 +124,9 @@ class Cursor:
             taken += await parking.run(self._take, count - len(taken))
         return taken
 
-    def take_all(self) -> list[Row]:
-        """All rows of a statement that is at its end, and close."""
-        assert self.at_end
-        self._cursor.close(True)
-        return self._taken
-
     def close(self) -> None:
-        self._cursor.close(True)
+        if self._cursor is not None:
+            self._cursor.close(True)
 
 
 class Engine:
@@ -157,6 +155,10 @@ class Engine:
     async def lease(self) -> Lease:
         """A connection with no transaction on it."""
         return self._lent(self._idle.pop() if self._idle else await parking.run(self._connect))
+
+    def idle_lease(self) -> Lease | None:
+        """The same if there is one at hand."""
+        return self._lent(self._idle.pop()) if self._idle else None
 
     def _lent(self, lease: Lease) -> Lease:
         lease.generation = self._generation
@@ -227,11 +229,15 @@ class Engine:
         await parking.run(cursor._start, sql, params, describe)
         return cursor
 
-    async def run(self, lease: Lease, sql: str, params: Sequence[Any]) -> int:
-        """One statement without rows, inside a transaction; how many rows it changed."""
+    def begin(
+        self, lease: Lease, sql: str, params: Sequence[Any], *, reads: bool
+    ) -> parking.Outcome | parking.Waiting:
+        """A statement as far as it gets without waiting. `parking.finish` returns what it comes to: the rows
+
+        of one that reads, or a cursor if they are many; how many rows one without rows has changed.
+        """
         self.statements += 1
-        await parking.run(lease.connection.execute, sql, params)
-        return lease.connection.changes()
+        return parking.begin(_read if reads else _change, lease, sql, params)
 
     async def rows(self, lease: Lease, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""
@@ -281,7 +287,7 @@ class Engine:
         file = lease.file
         file.commit_lsn = None
         may_have_read = self.pages.newest
-        changed = await self.run(lease, sql, params)
+        changed: int = await parking.finish(self.begin(lease, sql, params, reads=False))
         self._release(lease)
         if file.commit_lsn is None:
             return changed, may_have_read
@@ -397,6 +403,17 @@ class Engine:
     def close(self) -> None:
         self.reset_connections()
         self._vfs.unregister()
+
+
+def _read(lease: Lease, sql: str, params: Sequence[Any]) -> list[Row] | Cursor:
+    cursor = lease.connection.execute(sql, params)
+    rows: list[Row] = list(islice(cursor, BATCH_ROWS))
+    return rows if len(rows) < BATCH_ROWS else Cursor(lease, cursor, rows)
+
+
+def _change(lease: Lease, sql: str, params: Sequence[Any]) -> int:
+    lease.connection.execute(sql, params)
+    return lease.connection.changes()
 
 
 def _describe(connection: apsw.Connection, sql: str, params: int) -> list[tuple[str, str | None]]:

@@ -20,11 +20,18 @@ T = TypeVar("T")
 _IDLE_MAX: Final = 64
 
 
-class _Outcome(NamedTuple):
+class Outcome(NamedTuple):
     """What the function came to. Anything else that a greenlet hands over is an awaitable."""
 
     value: Any
     error: BaseException | None
+
+
+class Waiting(NamedTuple):
+    """A call that has come to where it must wait."""
+
+    statement: greenlet.greenlet
+    awaitable: Awaitable[Any]
 
 
 _idle: list[greenlet.greenlet] = []
@@ -35,9 +42,9 @@ def _serve(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     me = greenlet.getcurrent()
     while True:
         try:
-            outcome = _Outcome(function(*args, **kwargs), None)
+            outcome = Outcome(function(*args, **kwargs), None)
         except BaseException as error:
-            outcome = _Outcome(None, error)
+            outcome = Outcome(None, error)
         if len(_idle) >= _IDLE_MAX:
             return outcome
         _idle.append(me)
@@ -59,14 +66,35 @@ async def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call the function in a greenlet; await whatever it parks on."""
     statement = _idle.pop() if _idle else greenlet.greenlet(_serve)
     result: Any = statement.switch(function, args, kwargs)
-    while type(result) is not _Outcome:
+    if type(result) is not Outcome:
+        result = await _finish(statement, result)
+    if result.error is not None:
+        raise result.error
+    answer: T = result.value
+    return answer
+
+
+def begin(function: Callable[..., Any], *args: Any) -> Outcome | Waiting:
+    """As `run`, up to where the function first waits, if it does; `finish` does the rest."""
+    statement = _idle.pop() if _idle else greenlet.greenlet(_serve)
+    result: Any = statement.switch(function, args, {})
+    return result if type(result) is Outcome else Waiting(statement, result)
+
+
+async def finish(begun: Outcome | Waiting) -> Any:
+    """What `run` would have returned, or raised."""
+    outcome = begun if type(begun) is Outcome else await _finish(*begun)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+async def _finish(statement: greenlet.greenlet, result: Any) -> Outcome:
+    while type(result) is not Outcome:
         try:
             value = await result
         except BaseException as error:
             result = statement.throw(error)
         else:
             result = statement.switch(value)
-    if result.error is not None:
-        raise result.error
-    answer: T = result.value
-    return answer
+    return result

@@ -1,7 +1,7 @@
 """A session's way to its client: what it needs of wire/postgres/connection.py."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from db_instance.wire.postgres.messages import Message
 
@@ -19,8 +19,8 @@ class Channel(Protocol):
         """The next message if it is here already and nothing else is to be done first."""
         ...
 
-    async def receive(self, idle_limit_s: Callable[[], float | None] | None = None) -> Message:
-        """The next message; what was written is sent before waiting. Raises ClientGone, IdleTooLong,
+    async def receive(self, idle_limit_s: Callable[[], float | None] | None = None) -> Any:
+        """The next message, or what was handed over; what was written is sent before waiting. Raises ClientGone, IdleTooLong,
 
         ProtocolViolation, or what the server ends the session with. The limit is asked for when it waits.
         """

@@ -1,7 +1,6 @@
 """Starts statements: those of SQL in SQLite, those about the session itself in commands.py and copy.py."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 from db_instance.dialect import Catalog, Statement, split_statements
@@ -22,13 +21,6 @@ _ALLOWED_IN_FAILED_BLOCK: Final = {"commit", "rollback", "rollback_to"}
 _COUNTED: Final = {"select", "insert", "update", "delete"}
 _SQL: Final = _COUNTED | {"ddl", "explain"}
 ABORTED: Final = "current transaction is aborted, commands ignored until end of transaction block"
-_CHANGED_RESULT: Final = "cached plan must not change result type"
-
-
-@lru_cache(maxsize=2000)
-def _counted(tag: str, count: int) -> bytes:
-    """CommandComplete with a number of rows."""
-    return backend.command_complete(f"{tag} {count}")
 
 
 class Execution:
@@ -41,7 +33,7 @@ class Execution:
     ) -> None:
         self.transaction = transaction
         self.prepared: dict[str, Prepared] = {}
-        self._channel = channel
+        self.channel = channel
         self._cache = cache
         self._commands = Commands(channel, transaction, settings, self.prepared)
 
@@ -95,7 +87,7 @@ class Execution:
                 described = await self.transaction.describe(statement.sql, len(statement.param_types))
                 now = settle(merge(now, described), None)
             if [column.oid for column in now] != [column.oid for column in before]:
-                raise SessionError("0A000", _CHANGED_RESULT)
+                raise SessionError("0A000", "cached plan must not change result type")
         prepared.retranslated(statement, catalog)
 
     def command_columns(self, statement: Statement) -> Columns | None:
@@ -115,10 +107,10 @@ class Execution:
         if self._commands.knows(kind):
             return await self._commands.run(statement)
         if kind == "copy_from":
-            count = await copy_from(self._channel, self.transaction, statement)
+            count = await copy_from(self.channel, self.transaction, statement)
             return Running(statement.tag, counts=True, returned=count)
         if kind == "copy_to":
-            count = await copy_to(self._channel, self.transaction, statement)
+            count = await copy_to(self.channel, self.transaction, statement)
             return Running(statement.tag, counts=True, returned=count)
         if kind not in _SQL:
             raise SessionError("0A000", f"{kind.upper()} is not supported")
@@ -148,48 +140,6 @@ class Execution:
             return static
         return merge(None, await self.transaction.describe(statement.sql, params))
 
-    async def at_once(
-        self, statement: Statement, params: Sequence[Any], writer: Writer | None, head: bytes
-    ) -> bool:
-        """Run a statement to its end and write its whole answer; False if it has to go the long way.
-
-        `writer`: how its rows are written, None if it returns none. `head`: what the answer begins with.
-        This is `start`, `send_rows` and `commit` for what most statements are, without what most do not need.
-        """
-        transaction = self.transaction
-        if statement.kind not in _COUNTED or transaction.status == b"E":
-            return False
-        if not transaction.in_block:
-            transaction.begin_implicit()
-        if writer is None:
-            if statement.reads_only:
-                return False
-            changed = await transaction.write_at_once(statement.sql, params)
-            self._channel.write(head + _counted(statement.tag, changed))
-            return True
-        if not statement.reads_only:
-            return False
-        cursor = await transaction.read_at_once(statement.sql, params)
-        if cursor is None:
-            return False
-        if not cursor.at_end:
-            self._channel.write(head)
-            await self._send_all(statement, transaction.adopt(cursor), writer)
-            return True
-        rows = cursor.take_all()
-        if rows and len(rows[0]) != len(writer.encoders):
-            raise SessionError("0A000", _CHANGED_RESULT)
-        self._channel.write(
-            head + backend.data_rows(rows, writer.encoders) + _counted(statement.tag, len(rows))
-        )
-        return True
-
-    async def _send_all(self, statement: Statement, rows: Rows, writer: Writer) -> None:
-        running = Running(statement.tag, rows, counts=True)
-        await self.send_rows(running, writer.encoders, 0)
-        self.transaction.forget(rows)
-        self._channel.write(_counted(statement.tag, running.returned))
-
     # Results
 
     async def writer(self, running: Running, formats: tuple[int, ...]) -> Writer:
@@ -210,8 +160,8 @@ class Execution:
             batch = await rows.fetch(wanted)
             if batch:
                 if len(batch[0]) != len(encoders):
-                    raise SessionError("0A000", _CHANGED_RESULT)
-                self._channel.write(backend.data_rows(batch, encoders))
+                    raise SessionError("0A000", "cached plan must not change result type")
+                self.channel.write(backend.data_rows(batch, encoders))
                 running.returned += len(batch)
             if len(batch) < wanted:
                 return False
@@ -219,5 +169,5 @@ class Execution:
                 left -= len(batch)
                 if not left:
                     return True
-            if self._channel.full:
-                await self._channel.flush()
+            if self.channel.full:
+                await self.channel.flush()

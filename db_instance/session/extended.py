@@ -21,14 +21,13 @@ from db_instance.wire.postgres.messages import Bind, Close, Describe, Execute, P
 
 _UNNAMED_PORTAL: Final = Describe("P", "")
 _ALL_ROWS: Final = Execute("", 0)
-_BOUND_AND_DESCRIBED: Final = backend.BIND_COMPLETE + backend.NO_DATA
 
 
 class ExtendedQueries:
     def __init__(self, channel: Channel, execution: Execution) -> None:
         self._channel = channel
         self._execution = execution
-        self._portals: dict[str, Portal] = {}
+        self.portals: dict[str, Portal] = {}
 
     @property
     def _prepared(self) -> dict[str, Prepared]:
@@ -45,16 +44,16 @@ class ExtendedQueries:
 
     async def bind(self, message: Bind) -> None:
         prepared = self._find_prepared(message.statement)
-        if message.portal and message.portal in self._portals:
+        if message.portal and message.portal in self.portals:
             raise SessionError("42P03", f'portal "{message.portal}" already exists')
-        if len(self._portals) >= PORTALS_MAX:
+        if len(self.portals) >= PORTALS_MAX:
             raise SessionError("53400", f"more than {PORTALS_MAX} portals in one session")
         self._execution.check_status(prepared.statement)
         if self._execution.is_outdated(prepared):
             await self._execution.refresh(prepared)
         params = prepared.decode(message.params, message.param_formats)
         self._drop_portal(message.portal)
-        self._portals[message.portal] = Portal(message.portal, prepared, params, message.result_formats)
+        self.portals[message.portal] = Portal(message.portal, prepared, params, message.result_formats)
         self._channel.write(backend.BIND_COMPLETE)
 
     async def describe(self, message: Describe) -> None:
@@ -151,32 +150,11 @@ class ExtendedQueries:
             self.close_portals()
 
     async def run_prepared(self, message: RunPrepared) -> None:
-        """What `bind`, `describe` and `execute` would do one after the other, and where it can, at once."""
-        if await self._run_at_once(message):
-            return
+        """`bind`, `describe` and `execute`, one after the other."""
         await self.bind(message.bind)
         if message.described:
             await self.describe(_UNNAMED_PORTAL)
         await self.execute(_ALL_ROWS)
-
-    async def _run_at_once(self, message: RunPrepared) -> bool:
-        bind, execution = message.bind, self._execution
-        prepared = self._find_prepared(bind.statement)
-        if execution.is_outdated(prepared) or execution.transaction.status == b"E":
-            return False
-        statement = prepared.statement
-        writer = None
-        head = _BOUND_AND_DESCRIBED if message.described else backend.BIND_COMPLETE
-        if statement.returns_rows:
-            writer = prepared.writer(bind.result_formats)
-            if writer is None:
-                return False
-            if message.described:
-                head = backend.BIND_COMPLETE + writer.description
-        if self._portals:
-            self._drop_portal("")
-        params = prepared.decode(bind.params, bind.param_formats)
-        return await execution.at_once(statement, params, writer, head)
 
     async def close(self, message: Close) -> None:
         if message.kind == "S":
@@ -192,7 +170,7 @@ class ExtendedQueries:
 
     def close_portals(self) -> None:
         """Portals live as long as their transaction."""
-        for name in list(self._portals):
+        for name in list(self.portals):
             self._drop_portal(name)
 
     def close_all(self) -> None:
@@ -200,7 +178,7 @@ class ExtendedQueries:
         self._prepared.clear()
 
     def _drop_portal(self, name: str) -> None:
-        portal = self._portals.pop(name, None)
+        portal = self.portals.pop(name, None)
         if portal is not None and portal.running is not None and portal.running.rows is not None:
             self._execution.transaction.forget(portal.running.rows)
 
@@ -211,7 +189,7 @@ class ExtendedQueries:
         return prepared
 
     def _find_portal(self, name: str) -> Portal:
-        portal = self._portals.get(name)
+        portal = self.portals.get(name)
         if portal is None:
             raise SessionError("34000", f"{named('portal', name)} does not exist")
         return portal

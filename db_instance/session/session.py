@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from db_instance.dialect import split_statements
 from db_instance.engine.engine import Engine
+from db_instance.session.at_once import AtOnce, Begun
 from db_instance.session.channel import Channel, ClientGone, IdleTooLong
 from db_instance.session.errors import FatalError, Report, SessionError, report
 from db_instance.session.execution import Execution
@@ -55,6 +56,9 @@ class Session:
         self._transaction = Transaction(engine, settings)
         self._execution = Execution(channel, self._transaction, settings, cache)
         self._extended = ExtendedQueries(channel, self._execution)
+        self._at_once = AtOnce(self._execution, self._extended.portals, settings, cache)
+        self._at_rest = False
+        """Nothing is under way: the client's next request may be answered at once."""
         self._told_changes = settings.changes
         self._told = settings.reported()
         self._skipping = False
@@ -70,6 +74,7 @@ class Session:
             Describe: extended.describe,
             Execute: self._execute,
             RunPrepared: self._run_prepared,
+            Begun: self._finish,
             Close: extended.close,
             Sync: self._sync,
             Flush: self._flush,
@@ -84,7 +89,7 @@ class Session:
         try:
             self._ready()
             while True:
-                message = self._channel.poll()
+                message: Message | Begun | None = self._channel.poll()
                 if message is None:
                     message = await self._next()
                 if type(message) is Terminate:
@@ -112,9 +117,11 @@ class Session:
 
     # Messages
 
-    async def _next(self) -> Message:
+    async def _next(self) -> Message | Begun:
+        self._at_rest = not self._skipping
         try:
-            return await self._channel.receive(self._idle_limit_s)
+            message: Message | Begun = await self._channel.receive(self._idle_limit_s)
+            return message
         except IdleTooLong:
             raise self._idle_error() from None
         except asyncio.CancelledError:
@@ -122,6 +129,8 @@ class Session:
             if not self._take_cancel():
                 raise
             return await self._next()
+        finally:
+            self._at_rest = False
 
     def _idle_error(self) -> FatalError:
         if self._transaction.in_block or self._transaction.writes:
@@ -133,7 +142,7 @@ class Session:
             return self._settings.seconds("idle_in_transaction_session_timeout")
         return self._settings.seconds("idle_session_timeout")
 
-    async def _handle(self, message: Message) -> None:
+    async def _handle(self, message: Message | Begun) -> None:
         handler = self._handlers.get(type(message))
         if handler is None:
             raise FatalError("0A000", f"{type(message).__name__} is not supported")
@@ -149,7 +158,7 @@ class Session:
             self._can_cancel = False
             await self._failed(error, message)
 
-    async def _failed(self, error: BaseException, message: Message) -> None:
+    async def _failed(self, error: BaseException, message: Message | Begun) -> None:
         """Answer with the error, undo what it spoiled, and get ready for the next message."""
         if isinstance(error, asyncio.CancelledError):
             cancelled = self._take_cancel()
@@ -217,13 +226,24 @@ class Session:
                 timer.cancel()
 
     async def _run_prepared(self, message: RunPrepared) -> None:
-        """Execute and Sync; what goes wrong is answered with an error, and Sync then ends nothing more."""
         timer = self._start_timer()
         try:
-            await self._extended.run_prepared(message)
+            if not await self._at_once.run(message):
+                await self._extended.run_prepared(message)
         finally:
             if timer is not None:
                 timer.cancel()
+        await self._sync()
+
+    def answer(self, packet: bytes) -> bytes | Begun | None:
+        """The answer to what came from the client, if it can be given at once (at_once.py).
+
+        A `Begun` is to be handed to the session as its next message. None: the packet is to be decoded.
+        """
+        return self._at_once.answer(packet) if self._at_rest else None
+
+    async def _finish(self, begun: Begun) -> None:
+        await self._at_once.finish(begun)
         await self._sync()
 
     async def _query(self, message: Query) -> None:
@@ -257,6 +277,8 @@ class Session:
             if index == len(texts) - 1 and not self._transaction.in_block:
                 await self._transaction.commit()
             self._channel.write(_completion(running))
+        if len(texts) == 1:
+            self._at_once.learn_text(sql, statement)
 
     async def _return_all(self, running: Running) -> None:
         if running.rows is None:

@@ -1,20 +1,71 @@
 """Translated statements, shared by all sessions of an instance: most texts come again and again."""
 
+import re
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from db_instance.dialect import Catalog, SqlError, Statement, translate
-from db_instance.dialect.literals import take_literals
-from db_instance.session.results import decoder
+from db_instance.dialect.lexer import string_value
+from db_instance.dialect.literals import DIGITS_MAX, LITERALS_TEXT_MAX, take_literals
+from db_instance.session.results import Decode, decoder
 
 _STATEMENTS_MAX: Final = 4000
 _TEXT_CHARACTERS_MAX: Final = 10_000
 """Longer texts are rarely repeated, and would fill the memory."""
 
+_LITERAL: Final = re.compile(r"'(?:[^']|'')*'|(?<![\w.$])\d+(?![\w.])")
+_UNSAFE: Final = re.compile(r'["$\\]|--|/\*')
+"""Where literals cannot be told from other things that simply."""
+
+
+class _Repeated(NamedTuple):
+    catalog: Catalog
+    decoders: list[Decode | None]
+    """For each literal; None for a number."""
+    known: Any
+
 
 class StatementCache:
     def __init__(self) -> None:
         self._known: OrderedDict[str, tuple[Catalog, Statement]] = OrderedDict()
+        self._repeated: OrderedDict[str, _Repeated] = OrderedDict()
+
+    def repeated(self, sql: str, catalog: Catalog | None) -> tuple[Any, list[Any]] | None:
+        """What was learnt of a text that differs only in its literals, and the values of these.
+
+        Raises SqlError, ValueError for literals that are no values of the parameters' types.
+        """
+        if _UNSAFE.search(sql):
+            return None
+        known = self._repeated.get(_LITERAL.sub("\0", sql))
+        if known is None or known.catalog is not catalog:
+            return None
+        values = []
+        for literal, decode in zip(_LITERAL.findall(sql), known.decoders, strict=True):
+            if literal[0] == "'":
+                if decode is None:
+                    return None
+                values.append(decode(string_value(literal).encode()))
+            elif decode is not None or len(literal) > DIGITS_MAX:
+                return None
+            else:
+                values.append(int(literal))
+        return known.known, values
+
+    def learn(self, sql: str, statement: Statement, catalog: Catalog | None, known: Any) -> None:
+        """Remember `known` for all texts that differ from this one, which is the statement, in literals only."""
+        if catalog is None or len(sql) > LITERALS_TEXT_MAX or _UNSAFE.search(sql):
+            return
+        literals = _LITERAL.findall(sql)
+        if len(literals) != len(statement.param_types):
+            return  # some decide what the statement means
+        decoders = [
+            decoder(oid, 0) if literal[0] == "'" else None
+            for literal, oid in zip(literals, statement.param_types, strict=True)
+        ]
+        self._repeated[_LITERAL.sub("\0", sql)] = _Repeated(catalog, decoders, known)
+        if len(self._repeated) > _STATEMENTS_MAX:
+            self._repeated.popitem(last=False)
 
     def translate_text(self, sql: str, catalog: Catalog) -> tuple[Statement, list[Any]]:
         """The statement of a text whose values are in it, and those values. Raises SqlError, InvalidValue."""

@@ -36,6 +36,8 @@ class Prepared:
     """What the client was told of the result; it must not change from then on."""
     static: Columns | None = field(init=False)
     """The result's columns, if the translation knows all of them."""
+    repeated: tuple[Any, list[Decode], Any] | None = None
+    """What session/at_once.py has learnt of it."""
     _decoders: dict[tuple[int, ...], list[Decode]] = field(default_factory=dict)
     _writers: dict[tuple[int, ...], Writer] = field(default_factory=dict)
 
@@ -53,6 +55,7 @@ class Prepared:
 
     def promise(self, columns: Columns) -> None:
         self.promised = columns
+        self.repeated = None
         self._writers.clear()
 
     def writer(self, formats: tuple[int, ...]) -> Writer | None:
@@ -77,12 +80,13 @@ class Prepared:
     def retranslated(self, statement: Statement, catalog: Catalog) -> None:
         self.statement = statement
         self.catalog = catalog
+        self.repeated = None
         self._decoders.clear()
         self._writers.clear()
         self._look_at_statement()
 
-    def decode(self, params: list[bytes | None], formats: tuple[int, ...]) -> list[Any]:
-        """The parameters as SQLite gets them. Raises SessionError, or the dialect's SqlError."""
+    def decoders(self, formats: tuple[int, ...]) -> list[Decode]:
+        """A function for each parameter, by the formats that the client sends them in."""
         decoders = self._decoders.get(formats)
         if decoders is None:
             types = self.param_types()
@@ -90,6 +94,11 @@ class Prepared:
             decoders = [decoder(oid, format) for oid, format in zip(types, spread, strict=True)]
             if len(self._decoders) < _FORMATS_MAX:
                 self._decoders[formats] = decoders
+        return decoders
+
+    def decode(self, params: list[bytes | None], formats: tuple[int, ...]) -> list[Any]:
+        """The parameters as SQLite gets them. Raises SessionError, or the dialect's SqlError."""
+        decoders = self.decoders(formats)
         if len(params) != len(decoders):
             raise SessionError(
                 "08P01",

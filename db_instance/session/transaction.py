@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from db_instance.dialect import Catalog
 from db_instance.engine.engine import Cursor, Engine
+from db_instance.engine.parking import Outcome, Waiting
 from db_instance.session.errors import SessionError
 from db_instance.session.rows import Rows
 from db_instance.session.settings import Settings
@@ -67,6 +68,11 @@ class Transaction:
     @property
     def in_block(self) -> bool:
         return self.status != b"I"
+
+    @property
+    def begun(self) -> bool:
+        """In a block, or in the middle of a transaction that is none."""
+        return self.in_block or self.has_run or self._lease is not None
 
     @property
     def writes(self) -> bool:
@@ -139,34 +145,44 @@ class Transaction:
         if self.characteristics.read_only:
             raise SessionError("25006", "cannot execute a statement that writes in a read-only transaction")
 
-    # Statements by the shortest way
+    # Statements by the shortest way (session/at_once.py)
 
-    @property
-    def begun(self) -> bool:
-        """Something has run, and its transaction is not at its end."""
-        return self.in_block or self.has_run or self._lease is not None
+    def begin_now(self, sql: str, params: Sequence[Any], *, reads: bool) -> Outcome | Waiting | None:
+        """Start a statement that finds all it needs at hand; see `Engine.begin`.
 
-    async def read_at_once(self, sql: str, params: Sequence[Any]) -> Cursor | None:
-        """As `read`; outside of a block the cursor must be read, or kept with `adopt`, before anything else.
-
-        None if the statement's snapshot is to outlive it: then it is for `read`.
+        None, and nothing has happened, if it must wait for a connection or the write lock, or if more is to be
+        done for it than to run it. Outside of a block `end_now` or `commit` follows. Raises SessionError.
         """
-        if self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED:
+        if not self.in_block:
+            if self.has_run or self._lease is not None:
+                return None
+            self.begin_implicit()
+        if self._hold is Hold.WRITE:
+            if self._rows:
+                return None
+        elif not reads or (self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED):
             return None
         if self._lease is None:
-            self._lease = await self._engine.lease()
+            self._lease = self._engine.idle_lease()
+            if self._lease is None:
+                return None
         self.has_run = True
-        return await self._engine.execute(self._lease, sql, params, describe=False)
+        return self._engine.begin(self._lease, sql, params, reads=reads)
 
-    async def write_at_once(self, sql: str, params: Sequence[Any]) -> int:
-        """A statement without rows, as a transaction of its own where none has begun; how many rows it changed.
+    def end_now(self) -> None:
+        """Outside of a block a statement that has only read leaves nothing to commit."""
+        if not self.in_block:
+            self._give_back()
+            self.has_run = False
 
-        Returns once it is durable, if it was one of its own. Raises as `write` and `commit` do.
+    async def write_of_its_own(self, sql: str, params: Sequence[Any]) -> int | None:
+        """A statement without rows as a whole transaction; how many rows it changed, once that is durable.
+
+        None, and nothing has happened, if a transaction has begun. Raises as `write` and `commit` do.
         """
-        if self._hold is Hold.WRITE and not self._rows:
-            return await self._engine.run(self._lease, sql, params)
         if self.begun:
-            return (await self.write(sql, params, describe=False)).rows_affected
+            return None
+        self.begin_implicit()
         self._check_may_write()
         self._lease = await self._engine.lease_to_write(self._settings.seconds("lock_timeout"))
         self._hold = Hold.WRITE
@@ -182,7 +198,7 @@ class Transaction:
         return changed
 
     def adopt(self, cursor: Cursor) -> Rows:
-        """The rows of `read_at_once`, where there are more than it took."""
+        """The rows of a statement that was begun now, where they are many."""
         rows = Rows(cursor)
         self._rows.add(rows)
         return rows

@@ -56,6 +56,8 @@ class Connection(asyncio.Protocol):
         self._taken = 0
         self._idle_until: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_limit_s = 0.0
+        self._handed: Any = None
 
     # The socket's side
 
@@ -71,6 +73,18 @@ class Connection(asyncio.Protocol):
         assert stepper is not None
         if stepper.ended:
             return
+        if stepper.idle and self.answer is not None and not self.parser.waiting_bytes and self._room is None:
+            told = self.answer(data)
+            if type(told) is bytes:
+                assert self._transport is not None
+                self._transport.write(told)
+                if self._idle_until is not None:
+                    self._idle_until = self._loop.time() + self._idle_limit_s
+                return
+            if told is not None:
+                self._handed = told
+                stepper.resume()
+                return
         self.parser.feed(data)
         if stepper.idle:
             stepper.resume()
@@ -102,6 +116,10 @@ class Connection(asyncio.Protocol):
                 room.set_result(None)
 
     # The server's side
+
+    answer: Callable[[bytes], Any] | None = None
+    """Asked first for the answer to what has come: bytes to send, None if it is to be decoded, or what the
+    session is to receive in its place."""
 
     on_doom: Callable[[FatalError], None] | None = None
     """Told when the session must end while it is busy: it cancels what can be cancelled."""
@@ -166,6 +184,9 @@ class Connection(asyncio.Protocol):
                     self._reading = True
                     self._transport.resume_reading()
                 await need_bytes()
+                if self._handed is not None:
+                    message, self._handed = self._handed, None
+                    return message  # type: ignore[no-any-return]
                 message = parse()
                 if message is not None:
                     return message
@@ -220,6 +241,7 @@ class Connection(asyncio.Protocol):
 
     def _arm(self, idle_limit_s: float) -> None:
         """One timer serves many idle times: it looks, when it fires, until when we may be idle now."""
+        self._idle_limit_s = idle_limit_s
         self._idle_until = self._loop.time() + idle_limit_s
         if self._idle_timer is not None and self._idle_timer.when() > self._idle_until:
             self._idle_timer.cancel()

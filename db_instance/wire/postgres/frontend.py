@@ -12,7 +12,7 @@ db_instance/wire/postgres/server.py holds the socket.
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from db_instance.wire.postgres.messages import (
     PROTOCOL_3,
@@ -155,6 +155,53 @@ class FrontendParser:
             self._at += len(_EXECUTE_AND_SYNC)
             return RunPrepared(bind, described=False)
         return bind
+
+
+class BindPattern:
+    """A packet that runs a prepared statement (RunPrepared): its bytes but for the values.
+
+    Clients send it again and again with other values; those can be taken out without decoding the rest.
+    """
+
+    STATEMENT_AT: Final = 6
+    """Where the statement's name begins: behind the head and the empty name of the portal."""
+
+    def __init__(self, message: RunPrepared) -> None:
+        bind = message.bind
+        self._before = b"\0" + _formats(bind.param_formats) + _INT16.pack(len(bind.params))
+        result_formats = _formats(bind.result_formats)
+        self._after = result_formats + (
+            _DESCRIBE_EXECUTE_AND_SYNC if message.described else _EXECUTE_AND_SYNC
+        )
+        self._bind_rest = len(result_formats) - 1
+
+    @staticmethod
+    def statement_ends(packet: bytes) -> int:
+        """Where the name of the statement ends, if the packet begins with a Bind of the unnamed portal; else 0."""
+        if packet[:1] != b"B" or packet[5:6] != b"\0":
+            return 0
+        return max(0, packet.find(0, BindPattern.STATEMENT_AT))
+
+    def values(self, packet: bytes, at: int, decoders: list[Callable[[bytes], Any]]) -> list[Any] | None:
+        """The decoded values of a packet of this pattern, none of which is NULL; None for any other packet.
+
+        `at`: where the statement's name ends. Raises what a decoder raises, who may see bytes of another packet.
+        """
+        if not packet.startswith(self._before, at):
+            return None
+        at += len(self._before)
+        values = []
+        for decode in decoders:
+            start = at + 4
+            at = start + int.from_bytes(packet[at:start], "big")
+            values.append(decode(packet[start:at]))
+        if packet[at:] != self._after or int.from_bytes(packet[1:5], "big") != at + self._bind_rest:
+            return None
+        return values
+
+
+def _formats(formats: tuple[int, ...]) -> bytes:
+    return struct.pack(f">H{len(formats)}h", len(formats), *formats)
 
 
 def _decode_startup(body: bytes) -> StartupMessage:

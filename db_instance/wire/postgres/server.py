@@ -151,6 +151,7 @@ class PostgresServer:
         session = Session(self._engine, connection, settings, self._statements)
         connection.parser.bytes_max = CLIENT_MESSAGE_BYTES_MAX
         connection.on_doom = session.cancel
+        connection.answer = session.answer
         self._sessions[process_id] = (connection, session, secret)
         try:
             for name, value in settings.reported().items():

@@ -1,0 +1,239 @@
+"""The shortest way from a request to its answer, for what clients send most.
+
+That is a prepared statement with its values in one packet (Bind, Describe, Execute, Sync), or one statement
+as a text. `answer` takes the packet as it came, before anything of it is decoded: if it is what was sent
+before with other values, and the statement has all it needs at hand, its answer is there when `answer` returns;
+no message, portal or coroutine is made for it. Whatever is unusual goes the long way (session.py,
+extended.py), which does the same in more steps, and from which this learns what comes again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from db_instance.dialect import SqlError, Statement
+from db_instance.engine import parking
+from db_instance.engine.engine import Cursor
+from db_instance.engine.parking import Outcome, Waiting
+from db_instance.session.errors import SessionError
+from db_instance.session.execution import Execution
+from db_instance.session.results import Writer, is_complete, static_columns, writer
+from db_instance.session.settings import Settings
+from db_instance.session.statement_cache import StatementCache
+from db_instance.session.statements import Portal, Prepared, Running
+from db_instance.wire.postgres import backend
+from db_instance.wire.postgres.frontend import BindPattern
+from db_instance.wire.postgres.messages import RunPrepared
+
+COUNTED: Final = {"select", "insert", "update", "delete"}
+_BOUND_AND_DESCRIBED: Final = backend.BIND_COMPLETE + backend.NO_DATA
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A statement that was run before, and all of its answer that does not depend on values."""
+
+    statement: Statement
+    writer: Writer | None
+    """How its rows are written; None: it writes, and returns none."""
+    head: bytes
+    """What the answer begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request that could not be answered at once: it waits, has failed, or has many rows."""
+
+    known: Known
+    params: list[Any]
+    call: Outcome | Waiting | None
+    """None: it writes, and has not begun, since it needs the write lock."""
+
+
+class AtOnce:
+    def __init__(
+        self,
+        execution: Execution,
+        portals: Mapping[str, Portal],
+        settings: Settings,
+        cache: StatementCache,
+    ) -> None:
+        self._execution = execution
+        self._portals = portals
+        self._cache = cache
+        self._transaction = execution.transaction
+        self._prepared = execution.prepared
+        self._settings = settings
+
+    def answer(self, packet: bytes) -> bytes | Begun | None:
+        """The whole answer, or what the session has to `finish`; None, and nothing has happened, if the packet
+        is not known or its statement cannot begin now. Only for a session that waits for its client's next request.
+        """
+        if packet[:1] == b"Q":
+            return self._answer_text(packet)
+        end = BindPattern.statement_ends(packet)
+        if not end:
+            return None
+        prepared = self._prepared.get(packet[BindPattern.STATEMENT_AT : end].decode("utf-8", "replace"))
+        if prepared is None or prepared.repeated is None or not self._is_plain(prepared):
+            return None
+        pattern, decoders, known = prepared.repeated
+        if self._settings.seconds("statement_timeout") is not None:
+            return None
+        try:
+            params = pattern.values(packet, end, decoders)
+        except (SqlError, ValueError):
+            return None  # the long way tells what is wrong
+        return None if params is None else self._answer(known, params)
+
+    def _answer_text(self, packet: bytes) -> bytes | Begun | None:
+        transaction = self._transaction
+        if (
+            self._portals
+            or transaction.status == b"E"
+            or int.from_bytes(packet[1:5], "big") != len(packet) - 1
+        ):
+            return None
+        if self._settings.seconds("statement_timeout") is not None:
+            return None
+        try:
+            found = self._cache.repeated(packet[5:-1].decode(), transaction.known_catalog)
+        except (SqlError, ValueError):
+            return None
+        if found is None:
+            return None
+        self._prepared.pop("", None)
+        return self._answer(*found)
+
+    def learn_text(self, sql: str, statement: Statement) -> None:
+        """The text was one statement, and has run: it is likely to come again, with other values."""
+        known = _known_text(statement)
+        if known is not None:
+            self._cache.learn(sql, statement, self._transaction.known_catalog, known)
+
+    def _is_plain(self, prepared: Prepared) -> bool:
+        """It has not to be translated anew, and nothing is open or has failed that it would have to do with."""
+        return not (
+            self._portals or self._transaction.status == b"E" or self._execution.is_outdated(prepared)
+        )
+
+    def _answer(self, known: Known, params: list[Any]) -> bytes | Begun | None:
+        transaction = self._transaction
+        if known.statement.kind == "begin":
+            if transaction.begun:
+                return None
+            transaction.begin(transaction.defaults())
+            return known.head + backend.ready_for_query(transaction.status)
+        call = transaction.begin_now(known.statement.sql, params, reads=known.writer is not None)
+        if call is None:
+            needs_lock = known.writer is None and (transaction.in_block or not transaction.begun)
+            return Begun(known, params, None) if needs_lock else None
+        if type(call) is not Outcome or call.error is not None or type(call.value) is Cursor:
+            return Begun(known, params, call)
+        told = _answer_of(known, call.value)
+        transaction.end_now()
+        return told + backend.ready_for_query(transaction.status)
+
+    async def finish(self, begun: Begun) -> None:
+        """Write the answer of what `answer` began, but for the word that the next request may come."""
+        if begun.call is not None:
+            await self._write(begun.known, await parking.finish(begun.call))
+            return
+        done = await self._run(begun.known, begun.params)
+        assert done, "with the write lock, and no portal open, a statement can begin"
+
+    async def run(self, message: RunPrepared) -> bool:
+        """The same for a message. False, and nothing has happened, if it has to go the long way."""
+        bind = message.bind
+        prepared = self._prepared.get(bind.statement)
+        if prepared is None or not self._is_plain(prepared):
+            return False
+        known = _known(prepared, message)
+        if known is None:
+            return False
+        params = prepared.decode(bind.params, bind.param_formats)
+        if not await self._run(known, params):
+            return False
+        # The client is likely to send it again, with other values.
+        prepared.repeated = BindPattern(message), prepared.decoders(bind.param_formats), known
+        return True
+
+    async def _run(self, known: Known, params: list[Any]) -> bool:
+        transaction, sql = self._transaction, known.statement.sql
+        if known.statement.kind == "begin":
+            if transaction.begun:
+                return False
+            transaction.begin(transaction.defaults())
+            self._execution.channel.write(known.head)
+            return True
+        if known.writer is None:
+            changed = await transaction.write_of_its_own(sql, params)
+            if changed is not None:
+                self._execution.channel.write(_answer_of(known, changed))
+                return True
+            await transaction.begin_writing()
+        call = transaction.begin_now(sql, params, reads=known.writer is not None)
+        if call is None:
+            return False
+        await self._write(known, await parking.finish(call))
+        return True
+
+    async def _write(self, known: Known, value: Any) -> None:
+        execution = self._execution
+        if type(value) is not Cursor:
+            execution.channel.write(_answer_of(known, value))
+            return
+        assert known.writer is not None
+        execution.channel.write(known.head)
+        rows = self._transaction.adopt(value)
+        running = Running(known.statement.tag, rows, counts=True)
+        await execution.send_rows(running, known.writer.encoders, 0)
+        self._transaction.forget(rows)
+        execution.channel.write(_counted(known.statement.tag, running.returned))
+
+
+def _known(prepared: Prepared, message: RunPrepared) -> Known | None:
+    statement = prepared.statement
+    bound = _BOUND_AND_DESCRIBED if message.described else backend.BIND_COMPLETE
+    if statement.kind == "begin" and not statement.details:
+        return Known(statement, None, bound + backend.command_complete(statement.tag))
+    if statement.kind not in COUNTED or statement.reads_only is not statement.returns_rows:
+        return None
+    if not statement.returns_rows:
+        return Known(statement, None, bound)
+    found = prepared.writer(message.bind.result_formats)
+    if found is None:
+        return None
+    head = backend.BIND_COMPLETE + found.description if message.described else backend.BIND_COMPLETE
+    return Known(statement, found, head)
+
+
+def _known_text(statement: Statement) -> Known | None:
+    if statement.kind == "begin" and not statement.details:
+        return Known(statement, None, backend.command_complete(statement.tag))
+    if statement.kind not in COUNTED or statement.reads_only is not statement.returns_rows:
+        return None
+    if not statement.returns_rows:
+        return Known(statement, None, b"")
+    columns = static_columns(statement)
+    if columns is None or not is_complete(columns):
+        return None
+    found = writer(columns, ())
+    return Known(statement, found, found.description)
+
+
+def _answer_of(known: Known, value: Any) -> bytes:
+    """`value`: the rows of a statement that reads, how many rows one that writes has changed."""
+    how, tag = known.writer, known.statement.tag
+    if how is None:
+        return known.head + _counted(tag, value)
+    if value and len(value[0]) != len(how.encoders):
+        raise SessionError("0A000", "cached plan must not change result type")
+    return known.head + backend.data_rows(value, how.encoders) + _counted(tag, len(value))
+
+
+@lru_cache(maxsize=2000)
+def _counted(tag: str, count: int) -> bytes:
+    """CommandComplete with a number of rows."""
+    return backend.command_complete(f"{tag} {count}")
