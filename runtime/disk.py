@@ -68,7 +68,7 @@ class Disk(Protocol):
     def free_bytes(self) -> int: ...
 
 
-_QUICK_SYNC_S: Final = 0.001
+_QUICK_SYNC_S: Final = 0.003
 """A disk whose syncs take less than this on average is waited for on the event loop's own thread: handing a
 sync to another one costs a third of a millisecond of both cores."""
 
@@ -80,7 +80,7 @@ class _Pace:
     """How long this disk's syncs take, as a running mean."""
 
     def __init__(self) -> None:
-        self._mean_s = _QUICK_SYNC_S
+        self._mean_s = _QUICK_SYNC_S  # not quick before that is known
 
     @property
     def is_quick(self) -> bool:

@@ -30,6 +30,7 @@ from volume.page import checksum
 
 HEADER: Final = struct.Struct("<QQQIIB3xI")
 assert HEADER.size == 40
+_FLAGS_AT: Final = 32
 COMMIT_STAMP: Final = struct.Struct("<QI")
 assert COMMIT_STAMP.size == 12
 
@@ -111,6 +112,19 @@ def split_records(body: bytes) -> Iterator[tuple[PageNumber, Lsn, bytes]]:
         after = offset + HEADER.size + size
         yield page, lsn, body[offset:after]
         offset = after
+
+
+def is_whole(encoded: bytes) -> bool:
+    """Does this record, as `encode_record` made it, say what the page is after it?"""
+    return bool(encoded[_FLAGS_AT] & FLAG_WHOLE_PAGE)
+
+
+def from_last_whole(records: Sequence[RedoRecord]) -> Sequence[RedoRecord]:
+    """Those of a page's records, ascending, that make it what it is after them: from the last whole page on."""
+    for index in range(len(records) - 1, 0, -1):
+        if records[index].flags & FLAG_WHOLE_PAGE:
+            return records[index:]
+    return records
 
 
 def apply_records(page: bytes, records: Sequence[RedoRecord]) -> bytes:

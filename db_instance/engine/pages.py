@@ -6,6 +6,7 @@ lowest one is what storage must keep.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -28,6 +29,10 @@ from volume.limits import LOCK_PAGE_OFFSET, PAGE_SIZE_BYTES, READ_PAGES_MAX
 
 LOCK_PAGE: Final = PageNumber(LOCK_PAGE_OFFSET // PAGE_SIZE_BYTES + 1)
 _BEFORE_AT_ONCE: Final = 64
+_WHOLE_ONE_IN: Final = 256
+"""So many changes in the mean are between two that are logged as a whole page: whoever needs a page that changes
+with every commit begins at the last of these, and has not to go through all of its records."""
+
 _CHUNK_PAGES: Final = 256
 """Pages of a large transaction that become redo between two looks at the back-pressure."""
 
@@ -43,6 +48,7 @@ class Pages:
         self.more_to_come: Callable[[], int] = lambda: 0
         """Set by the engine: how many commits are about to be made?"""
         self._clock = clock
+        self._dice = random.Random(0)
         self._page_count = 0
         """Highest size of the volume seen so far, in pages: reading ahead ends there."""
         self._pinned: dict[Lsn, int] = {}
@@ -209,13 +215,13 @@ class Pages:
                 continue
             after = staged.get(page)
             assert after is not None
-            change = change_of(page, self._before(page, count_before), after)
+            change = change_of(page, self._before(page, count_before), after, whole=self._is_whole())
             if change is not None:
                 changes.append(change)
                 written.append(after)
         if not changes and header_after == header_before.data:
             return None
-        changes.append(header_change(header_before, header_after, self._commit_time_us()))
+        changes.append(self._header_change(header_before, header_after))
         written.append(header_after)
         last = self.driver.append(changes)
         lsn = last - len(changes) + 1
@@ -247,7 +253,7 @@ class Pages:
                     started = True
                     self._append_superseding(changes)
                     changes = []
-            changes.append(header_change(header_before, header_after, self._commit_time_us()))
+            changes.append(self._header_change(header_before, header_after))
             started = True
             last = self._append_superseding(changes)
             park(self.driver.wait_durable(last))
@@ -267,7 +273,7 @@ class Pages:
         for page in pages:
             after = staged.get(page)
             assert after is not None
-            change = change_of(page, self._before(page, count_before), after)
+            change = change_of(page, self._before(page, count_before), after, whole=self._is_whole())
             if change is not None:
                 changes.append(change)
         return changes
@@ -280,5 +286,8 @@ class Pages:
             lsn += 1
         return last
 
-    def _commit_time_us(self) -> int:
-        return int(self._clock.now() * 1_000_000)
+    def _header_change(self, before: Version, after: bytes) -> Change:
+        return header_change(before, after, int(self._clock.now() * 1_000_000), whole=self._is_whole())
+
+    def _is_whole(self) -> bool:
+        return self._dice.random() * _WHOLE_ONE_IN < 1.0

@@ -30,6 +30,8 @@ from volume.redo_record import (
     RedoRecord,
     apply_records,
     encode_record,
+    from_last_whole,
+    is_whole,
     iter_records,
     key_of,
     split_records,
@@ -44,7 +46,7 @@ _BODIES_A_PORTION: Final = 50
 _PAGES_A_PORTION: Final = 200
 _RECORDS_A_PORTION: Final = 256
 
-_LONG_CHAIN: Final = 256
+_LONG_CHAIN: Final = 1024
 """Records of one page in one delta layer, from which on the last of them is kept as a whole page."""
 
 _KIND_NAMES: Final = {KIND_DELTA: "delta", KIND_IMAGE: "image"}
@@ -189,9 +191,13 @@ class LayerMap:
         self, page: PageNumber, encoded: list[bytes], before: Lsn, timeline: Timeline, rest: Rest
     ) -> None:
         """Put the last of a page's records in front of the others, as a whole page."""
+        first = next((at for at in range(len(encoded) - 1, -1, -1) if is_whole(encoded[at])), None)
         try:
-            _, content = self.read_page(page, before, timeline)
-            for start in range(0, len(encoded), _RECORDS_A_PORTION):
+            content = ZERO_PAGE
+            if first is None:
+                first = 0
+                _, content = self.read_page(page, before, timeline)
+            for start in range(first, len(encoded), _RECORDS_A_PORTION):
                 portion = list(iter_records(b"".join(encoded[start : start + _RECORDS_A_PORTION])))
                 content = apply_records(content, portion)
                 await rest()
@@ -241,14 +247,14 @@ class LayerMap:
 
         Raises CorruptPage. A page never written is LSN 0 and zeros.
         """
-        chains = [_counted(newer, read_lsn, timeline)]
+        chains = [from_last_whole(_counted(newer, read_lsn, timeline))]
         lsn, content = LSN_ZERO, ZERO_PAGE
         for info in self.layers:
+            if chains[-1] and chains[-1][0].flags & FLAG_WHOLE_PAGE:
+                break
             if info.kind == "delta":
                 if info.lsn_from < read_lsn:
-                    chains.append(self._chain(info.name, page, read_lsn, timeline))
-                    if chains[-1] and chains[-1][0].flags & FLAG_WHOLE_PAGE:
-                        break
+                    chains.append(from_last_whole(self._chain(info.name, page, read_lsn, timeline)))
             elif info.lsn_to <= read_lsn and timeline.counts(info.lsn_to):
                 found = self.image(info.name, page)
                 if found is not None:

@@ -26,7 +26,7 @@ _SMALL: Final = {
     storage_node.layers.layer_map: {"_LONG_CHAIN": 6},
     db_instance.engine.engine: {"_CONNECTION_CACHE_KIB": 24},
     db_instance.engine.vfs: {"_STAGED_MEMORY_MAX": 3 * 4096},
-    db_instance.engine.pages: {"_CHUNK_PAGES": 4},
+    db_instance.engine.pages: {"_CHUNK_PAGES": 4, "_WHOLE_ONE_IN": 20},
 }
 
 
