@@ -431,8 +431,13 @@ class StorageNode:
             if writing.file.size - synced >= _SYNC_BYTES:
                 synced = writing.file.size
                 await writing.file.sync()
-        if segment.chain.timeline is timeline:
-            await segment.finish(wanted, writing)
+            if not segment.layers.holds(wanted.inputs):
+                break  # a peer's layers have taken their place
+        else:
+            if segment.chain.timeline is timeline and await segment.finish(wanted, writing):
+                return
+        writing.file.close()
+        segment.layers.retire([writing.name])
 
     async def _give_way(self, segment: SegmentStore) -> None:
         """Compaction rests after each slice, longest while the foreground has something to do."""

@@ -425,10 +425,12 @@ class SegmentStore:
             self.read_floor,
         )
 
-    async def finish(self, done: Plan, writing: ImageWriting | None) -> None:
-        """A plan is carried out: its layer counts, what it replaces goes."""
+    async def finish(self, done: Plan, writing: ImageWriting | None) -> bool:
+        """A plan is carried out: its layer counts, what it replaces goes. False if its layers are gone already."""
         async with self.lock:
             self._check_not_erased()
+            if not self.layers.holds(done.inputs):
+                return False
             gone = [info.name for info in done.inputs] if done.kind != "images" else []
             if writing is not None:
                 await writing.file.sync()
@@ -440,6 +442,7 @@ class SegmentStore:
             self.layers.drop(gone)
             await self.save()
             self.layers.retire(gone)
+            return True
 
     async def adopt(self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline) -> bool:
         """Layers copied from a peer (their names and checksums), whole and checked, take the place of ours.

@@ -185,7 +185,7 @@ class Engine:
 
     def discard(self, lease: Lease) -> None:
         """Close a connection in whatever state it is, with its transaction undone."""
-        lease.file.discard()
+        lease.file.abandon()
         lease.connection.close(True)
         self.leased -= 1
         self._release(lease)

@@ -166,8 +166,11 @@ class Pages:
         """Turn the staged pages into one mini-transaction and send it on its way; its CPL's LSN.
 
         None if nothing changed (a rollback plays the old pages back). Called inside a statement's
-        greenlet by the holder of the write lock, so `newest` stands still meanwhile.
+        greenlet by the holder of the write lock, so `newest` stands still meanwhile. Raises VolumeBroken when
+        a large commit has stopped half way: any record after its own would make them count.
         """
+        if self.broken.done():
+            raise VolumeBroken(str(self.broken.result()))
         header_before = self._before(HEADER_PAGE, 0)
         count_before = page_count(header_before.data)
         header_after = staged.get(HEADER_PAGE)

@@ -50,6 +50,7 @@ class VolumeFile(apsw.VFSFile):
         self._pages = pages
         self._spill_folder = spill_folder
         self._staged: StagedPages | None = None
+        self._abandoned = False
         self._read_ahead = ReadAhead()
 
     def xRead(self, amount: int, offset: int) -> bytes:
@@ -136,7 +137,14 @@ class VolumeFile(apsw.VFSFile):
     def xCheckReservedLock(self) -> bool:
         return False
 
+    def abandon(self) -> None:
+        """The connection is about to be closed in whatever state it is: nothing of it is wanted any more."""
+        self.discard()
+        self._abandoned = True
+
     def xFileSize(self) -> int:
+        if self._abandoned:
+            return 0  # SQLite undoes on closing what it has spilled; that must not wait for a page
         read_point = self.read_point if self.read_point is not None else self._pages.driver.vdl
         staged = self._staged.page_max if self._staged is not None else 0
         return max(self._pages.page_count(read_point), staged) * PAGE_SIZE_BYTES

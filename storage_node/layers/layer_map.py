@@ -343,6 +343,10 @@ class LayerMap:
 
         return unpin
 
+    def holds(self, infos: Iterable[LayerInfo]) -> bool:
+        """Are all of these still in the map?"""
+        return set(infos) <= set(self.layers)
+
     def has(self, name: str) -> bool:
         return name in self._readers or name in self._pins
 
