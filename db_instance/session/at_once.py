@@ -37,8 +37,10 @@ class Known:
     statement: Statement
     writer: Writer | None
     """How its rows are written; None: it writes, and returns none."""
+    bound: bytes
+    """What is answered before it runs, and so also when it fails."""
     head: bytes
-    """What the answer begins with."""
+    """What comes before its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Begun:
     known: Known
     params: list[Any]
     call: Outcome | Waiting | None
-    """None: it writes, and has not begun, since it needs the write lock."""
+    """None: it has not begun, since it needs the write lock, or a connection."""
 
 
 class AtOnce:
@@ -119,29 +121,30 @@ class AtOnce:
         )
 
     def _answer(self, known: Known, params: list[Any]) -> bytes | Begun | None:
-        transaction = self._transaction
+        transaction, reads = self._transaction, known.writer is not None
         if known.statement.kind == "begin":
             if transaction.begun:
                 return None
             transaction.begin(transaction.defaults())
-            return known.head + backend.ready_for_query(transaction.status)
-        call = transaction.begin_now(known.statement.sql, params, reads=known.writer is not None)
-        if call is None:
-            needs_lock = known.writer is None and (transaction.in_block or not transaction.begun)
-            return Begun(known, params, None) if needs_lock else None
+            return known.bound + known.head + backend.ready_for_query(transaction.status)
+        if not transaction.runs_plainly(reads=reads):
+            return None
+        if not transaction.is_ready(reads=reads):
+            return Begun(known, params, None)
+        call = transaction.begin_now(known.statement.sql, params, reads=reads)
         if type(call) is not Outcome or call.error is not None or type(call.value) is Cursor:
             return Begun(known, params, call)
-        told = _answer_of(known, call.value)
+        told = known.bound + _answer_of(known, call.value)
         transaction.end_now()
         return told + backend.ready_for_query(transaction.status)
 
     async def finish(self, begun: Begun) -> None:
         """Write the answer of what `answer` began, but for the word that the next request may come."""
+        self._execution.channel.write(begun.known.bound)
         if begun.call is not None:
             await self._write(begun.known, await parking.finish(begun.call))
             return
-        done = await self._run(begun.known, begun.params)
-        assert done, "with the write lock, and no portal open, a statement can begin"
+        await self._run(begun.known, begun.params)
 
     async def run(self, message: RunPrepared) -> bool:
         """The same for a message. False, and nothing has happened, if it has to go the long way."""
@@ -153,31 +156,29 @@ class AtOnce:
         if known is None:
             return False
         params = prepared.decode(bind.params, bind.param_formats)
-        if not await self._run(known, params):
+        if known.statement.kind == "begin":
+            if self._transaction.begun:
+                return False
+        elif not self._transaction.runs_plainly(reads=known.writer is not None):
             return False
+        self._execution.channel.write(known.bound)
+        await self._run(known, params)
         # The client is likely to send it again, with other values.
         prepared.repeated = BindPattern(message), prepared.decoders(bind.param_formats), known
         return True
 
-    async def _run(self, known: Known, params: list[Any]) -> bool:
-        transaction, sql = self._transaction, known.statement.sql
+    async def _run(self, known: Known, params: list[Any]) -> None:
+        transaction, reads = self._transaction, known.writer is not None
         if known.statement.kind == "begin":
-            if transaction.begun:
-                return False
             transaction.begin(transaction.defaults())
             self._execution.channel.write(known.head)
-            return True
-        if known.writer is None:
-            changed = await transaction.write_of_its_own(sql, params)
-            if changed is not None:
-                self._execution.channel.write(_answer_of(known, changed))
-                return True
-            await transaction.begin_writing()
-        call = transaction.begin_now(sql, params, reads=known.writer is not None)
-        if call is None:
-            return False
-        await self._write(known, await parking.finish(call))
-        return True
+        elif not reads and not transaction.in_block:
+            changed = await transaction.write_of_its_own(known.statement.sql, params)
+            self._execution.channel.write(_answer_of(known, changed))
+        else:
+            await transaction.get_ready(reads=reads)
+            call = transaction.begin_now(known.statement.sql, params, reads=reads)
+            await self._write(known, await parking.finish(call))
 
     async def _write(self, known: Known, value: Any) -> None:
         execution = self._execution
@@ -197,30 +198,30 @@ def _known(prepared: Prepared, message: RunPrepared) -> Known | None:
     statement = prepared.statement
     bound = _BOUND_AND_DESCRIBED if message.described else backend.BIND_COMPLETE
     if statement.kind == "begin" and not statement.details:
-        return Known(statement, None, bound + backend.command_complete(statement.tag))
+        return Known(statement, None, bound, backend.command_complete(statement.tag))
     if statement.kind not in COUNTED or statement.reads_only is not statement.returns_rows:
         return None
     if not statement.returns_rows:
-        return Known(statement, None, bound)
+        return Known(statement, None, bound, b"")
     found = prepared.writer(message.bind.result_formats)
     if found is None:
         return None
-    head = backend.BIND_COMPLETE + found.description if message.described else backend.BIND_COMPLETE
-    return Known(statement, found, head)
+    bound = backend.BIND_COMPLETE + found.description if message.described else backend.BIND_COMPLETE
+    return Known(statement, found, bound, b"")
 
 
 def _known_text(statement: Statement) -> Known | None:
     if statement.kind == "begin" and not statement.details:
-        return Known(statement, None, backend.command_complete(statement.tag))
+        return Known(statement, None, b"", backend.command_complete(statement.tag))
     if statement.kind not in COUNTED or statement.reads_only is not statement.returns_rows:
         return None
     if not statement.returns_rows:
-        return Known(statement, None, b"")
+        return Known(statement, None, b"", b"")
     columns = static_columns(statement)
     if columns is None or not is_complete(columns):
         return None
     found = writer(columns, ())
-    return Known(statement, found, found.description)
+    return Known(statement, found, b"", found.description)
 
 
 def _answer_of(known: Known, value: Any) -> bytes:

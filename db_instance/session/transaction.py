@@ -147,25 +147,35 @@ class Transaction:
 
     # Statements by the shortest way (session/at_once.py)
 
-    def begin_now(self, sql: str, params: Sequence[Any], *, reads: bool) -> Outcome | Waiting | None:
-        """Start a statement that finds all it needs at hand; see `Engine.begin`.
+    def runs_plainly(self, *, reads: bool) -> bool:
+        """Is nothing to be done for a statement but to run it, with the write lock if it writes?
 
-        None, and nothing has happened, if it must wait for a connection or the write lock, or if more is to be
-        done for it than to run it. Outside of a block `end_now` or `commit` follows. Raises SessionError.
+        False in the middle of a transaction that is no block, and for a snapshot that is yet to be pinned.
         """
         if not self.in_block:
             if self.has_run or self._lease is not None:
-                return None
+                return False
             self.begin_implicit()
-        if self._hold is Hold.WRITE:
-            if self._rows:
-                return None
-        elif not reads or (self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED):
-            return None
+        return not reads or self._hold is not Hold.NOTHING or self.characteristics.isolation == READ_COMMITTED
+
+    def is_ready(self, *, reads: bool) -> bool:
+        """Has it a connection, or gets one at once, and the write lock if that is needed?"""
+        if not reads:
+            return self._hold is Hold.WRITE and not self._rows
         if self._lease is None:
             self._lease = self._engine.idle_lease()
-            if self._lease is None:
-                return None
+        return self._lease is not None
+
+    async def get_ready(self, *, reads: bool) -> None:
+        """The same, however long it takes. Raises what `begin_writing` raises."""
+        if not reads:
+            await self.begin_writing()
+            await self._hold_rows()
+        elif self._lease is None:
+            self._lease = await self._engine.lease()
+
+    def begin_now(self, sql: str, params: Sequence[Any], *, reads: bool) -> Outcome | Waiting:
+        """Begin a statement once all is ready; see `Engine.begin`. Outside of a block `end_now` or `commit` follows."""
         self.has_run = True
         return self._engine.begin(self._lease, sql, params, reads=reads)
 
@@ -175,14 +185,12 @@ class Transaction:
             self._give_back()
             self.has_run = False
 
-    async def write_of_its_own(self, sql: str, params: Sequence[Any]) -> int | None:
+    async def write_of_its_own(self, sql: str, params: Sequence[Any]) -> int:
         """A statement without rows as a whole transaction; how many rows it changed, once that is durable.
 
-        None, and nothing has happened, if a transaction has begun. Raises as `write` and `commit` do.
+        Raises as `write` and `commit` do.
         """
-        if self.begun:
-            return None
-        self.begin_implicit()
+        assert not self.begun
         self._check_may_write()
         self._lease = await self._engine.lease_to_write(self._settings.seconds("lock_timeout"))
         self._hold = Hold.WRITE
