@@ -7,7 +7,7 @@ SEED ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long sim-bugs kill-loop rolling chaos bench bench-peer bench-volume bench-repair bench-recovery clean
+.PHONY: help up down test check fmt fmt-check lint types proto proto-check sim sim-long sim-bugs kill-loop rolling chaos bench bench-peer bench-further bench-volume bench-repair bench-recovery clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -67,6 +67,9 @@ rolling: $(VENV)/ready     ## an older release gives way to this one under load:
 
 bench: $(VENV)/bench-ready bench-peer   ## this database and PostgreSQL, same work, one run: make bench ARGS=--quick
 	@$(BIN)/python -m bench.run $(ARGS)
+
+bench-further: $(VENV)/bench-ready bench-peer   ## COPY, a small cache, many connections, latency: make bench-further ARGS="--only copy"
+	@$(BIN)/python -m bench.further $(ARGS)
 
 bench-volume: $(VENV)/ready   ## this database at 10 MB, 1 GB, 5 GB: make bench-volume ARGS="--sizes 50MB"
 	@$(BIN)/python -m bench.volume $(ARGS)

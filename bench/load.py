@@ -68,13 +68,14 @@ class Loader:
         rows_before, size_before, started_at = self.rows, self.size_bytes, time.monotonic()
         while self.size_bytes < size_bytes:
             with connection.cursor() as cursor, cursor.copy(f"COPY {TABLE} FROM STDIN") as copy:
-                for line in self._lines(min(size_bytes, self.size_bytes + TRANSACTION_BYTES)):
+                for line in self.lines(min(size_bytes, self.size_bytes + TRANSACTION_BYTES)):
                     copy.write(line)
             progress(self.size_bytes)
         seconds = time.monotonic() - started_at
         return Loaded(self.rows - rows_before, self.size_bytes - size_before, seconds)
 
-    def _lines(self, up_to_bytes: int) -> Iterator[str]:
+    def lines(self, up_to_bytes: int) -> Iterator[str]:
+        """Rows as COPY takes them, until that much text there has been in all."""
         while self.size_bytes < up_to_bytes:
             self.rows += 1
             line = f"{self.rows}\t{self._dice.getrandbits(40)}\t{self._body()}\n"
