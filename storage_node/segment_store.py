@@ -403,9 +403,9 @@ class SegmentStore:
             table, self.memory = self.memory, MemoryTable()
             self._flushing = table
             try:
-                bodies = (frame[HEADER_SIZE:] for frame in table.frames)
-                timeline = self.chain.timeline
-                await self.layers.write_delta(bodies, self.flushed_lsn, table.last_lsn, timeline, rest)
+                await self.layers.write_delta(
+                    table.frames, HEADER_SIZE, self.flushed_lsn, table.last_lsn, self.chain.timeline, rest
+                )
                 self.flushed_lsn = table.last_lsn
                 await self.save()
             except OSError as error:

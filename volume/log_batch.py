@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from volume.errors import CorruptRecord, UnknownFormat
 from volume.ids import Epoch, GroupId, Lsn, VolumeId
 from volume.limits import FRAME_BYTES_MAX, PAGE_SIZE_BYTES
-from volume.page import checksum
+from volume.page import checksum, more_checksum
 from volume.redo_record import RedoRecord, encode_record, iter_records
 
 FRAME_FORMAT: Final = 1
@@ -88,7 +88,7 @@ def seal_frame(
         len(body),
         0,
     )[:-4]
-    return b"".join((head, _CRC.pack(checksum(head + body)), body))
+    return b"".join((head, _CRC.pack(more_checksum(checksum(head), body)), body))
 
 
 def seal_records(
@@ -141,7 +141,7 @@ def check_against(header: FrameHeader, frame: bytes) -> None:
     """The same of a frame whose header was read. Raises CorruptRecord."""
     if len(frame) != header.size:
         raise CorruptRecord(f"check frame {header.first_lsn}..: {len(frame)} bytes instead of {header.size}")
-    if checksum(frame[: HEADER_SIZE - 4] + frame[HEADER_SIZE:]) != header.crc:
+    if more_checksum(checksum(frame[: HEADER_SIZE - _CRC.size]), frame[HEADER_SIZE:]) != header.crc:
         raise CorruptRecord(f"check frame {header.first_lsn}..{header.last_lsn}: checksum differs")
 
 

@@ -103,9 +103,12 @@ def iter_records(body: bytes) -> Iterator[RedoRecord]:
         offset += size
 
 
-def split_records(body: bytes) -> Iterator[tuple[PageNumber, Lsn, bytes]]:
-    """Page, LSN and bytes of each record in a body that was checked: to store them elsewhere as they are."""
-    offset, end = 0, len(body)
+def split_records(frame: bytes, offset: int = 0) -> Iterator[tuple[PageNumber, Lsn, bytes]]:
+    """Page, LSN and bytes of each record from the offset on, in what was checked: to store them elsewhere as
+
+    they are.
+    """
+    body, end = frame, len(frame)
     unpack = HEADER.unpack_from
     while offset < end:
         lsn, _, _, page, _, _, size = unpack(body, offset)

@@ -4,7 +4,7 @@ import lz4.block
 
 from db_instance.engine.page_cache import Version
 from db_instance.volume_driver.batcher import Change
-from volume.ids import Lsn, PageNumber
+from volume.ids import LSN_ZERO, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
 from volume.page import checksum
 from volume.redo_record import COMMIT_STAMP, FLAG_CPL, FLAG_WHOLE_PAGE
@@ -42,7 +42,7 @@ def change_of(
     if whole:
         content, flags = after, flags | FLAG_WHOLE_PAGE
     else:
-        content = _difference(old, after)
+        content = after if before.lsn == LSN_ZERO else _difference(old, after)
     packed = lz4.block.compress(content, store_size=False)
     return Change(page, before.lsn, checksum(after), flags, stamp + packed)
 

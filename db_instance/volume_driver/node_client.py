@@ -72,7 +72,7 @@ class Parcel:
     def message(self, owner: Owner) -> bytes:
         if self._message is not None:
             return self._message
-        message = _append_request(owner, b"".join(frame.data for frame in self.frames))
+        message = _append_request(owner, [frame.data for frame in self.frames])
         if self.size_bytes <= _SHARED_BYTES_MAX:
             self._message = message
         return message
@@ -89,10 +89,25 @@ def parcels_of(frames: Sequence[Frame]) -> Iterator[Parcel]:
     yield Parcel(frames[start:])
 
 
-def _append_request(owner: Owner, frames: bytes) -> bytes:
-    return storage_pb2.AppendRequest(
-        volume=owner.volume, epoch=owner.epoch, vdl=owner.vdl, read_floor=owner.read_floor, frames=frames
+def _append_request(owner: Owner, frames: list[bytes]) -> bytes:
+    """An AppendRequest's bytes. Its field `frames` is put there by us: protobuf would copy it twice."""
+    head = storage_pb2.AppendRequest(
+        volume=owner.volume, epoch=owner.epoch, vdl=owner.vdl, read_floor=owner.read_floor
     ).SerializeToString()
+    return b"".join([head, _FRAMES_KEY, _varint(sum(map(len, frames))), *frames])
+
+
+_FRAMES_KEY: Final = bytes([storage_pb2.AppendRequest.FRAMES_FIELD_NUMBER << 3 | 2])
+"""Field number and wire type, as in https://protobuf.dev/programming-guides/encoding."""
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
 
 
 class NodeClient:
@@ -323,9 +338,7 @@ class NodeClient:
         self.messages_sent += 1
         if len(taken) == 1:
             return taken[0].message(self._owner)
-        return _append_request(
-            self._owner, b"".join(frame.data for parcel in taken for frame in parcel.frames)
-        )
+        return _append_request(self._owner, [frame.data for parcel in taken for frame in parcel.frames])
 
     def _news(self) -> bytes:
         """A message without frames: our beat, and who we think the members are if that is new."""

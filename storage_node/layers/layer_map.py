@@ -42,7 +42,7 @@ from volume.timeline import Timeline
 Rest = Callable[[], Awaitable[None]]
 """What background work awaits every millisecond or two, so that the foreground has its turn."""
 
-_BODIES_A_PORTION: Final = 50
+_FRAMES_A_PORTION: Final = 50
 _PAGES_A_PORTION: Final = 200
 _RECORDS_A_PORTION: Final = 256
 
@@ -152,7 +152,8 @@ class LayerMap:
 
     async def write_delta(
         self,
-        bodies: Iterable[bytes],
+        frames: Iterable[bytes],
+        records_at: int,
         lsn_from: Lsn,
         lsn_to: Lsn,
         timeline: Timeline,
@@ -160,19 +161,19 @@ class LayerMap:
     ) -> LayerInfo:
         """A delta layer of these records; on disk and in the map when this returns.
 
-        `bodies`: encoded records, ascending, of LSNs that count in the timeline. `rest` is awaited between
-        portions of the work.
+        `frames`: from `records_at` on in each, encoded records, ascending, of LSNs that count in the timeline.
+        `rest` is awaited between portions of the work.
         """
         name = self.new_name("delta", lsn_from, lsn_to)
         file = self._disk.open(f"{self._folder}/{name}", create=True)
         writer = LayerWriter(file, KIND_DELTA, lsn_from, lsn_to)
         chains: dict[PageNumber, list[bytes]] = {}
         last: dict[PageNumber, Lsn] = {}
-        for count, body in enumerate(bodies, 1):
-            for page, lsn, record in split_records(body):
+        for count, frame in enumerate(frames, 1):
+            for page, lsn, record in split_records(frame, records_at):
                 chains.setdefault(page, []).append(record)
                 last[page] = lsn
-            if count % _BODIES_A_PORTION == 0:
+            if count % _FRAMES_A_PORTION == 0:
                 await rest()
         for count, page in enumerate(sorted(chains), 1):
             records = chains.pop(page)

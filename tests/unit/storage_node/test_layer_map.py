@@ -44,7 +44,7 @@ class Layered:
         if self.memory:
             last = self.memory[-1].lsn
             body = b"".join(map(encode_record, self.memory))
-            await self.map.write_delta([body], self.flushed, last, self.log.timeline)
+            await self.map.write_delta([body], 0, self.flushed, last, self.log.timeline)
             self.in_deltas += self.memory
             self.flushed, self.memory = last, []
 
