@@ -304,7 +304,10 @@ async def process_is_paused(m: Mischief) -> None:
     processes = [writer.process for writer in m.world.writers]
     processes += [node.process for node in m.world.nodes.values() if node.process is not None]
     processes += [m.world.control.process] if m.world.control.process is not None else []
-    process = m.dice.choice([each for each in processes if not each.paused])
+    running = [each for each in processes if not each.paused]
+    if not running:
+        return
+    process = m.dice.choice(running)
     process.pause()
     try:
         await m.for_a_while()
