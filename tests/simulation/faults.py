@@ -176,7 +176,7 @@ async def nodes_die_amid_an_opening(m: Mischief) -> None:
     for name in [name for name in names if m.world.nodes[name].process is not None]:
         await m.world.stop_node(name, power_cut=m.dice.random() < 0.7)
         await m.world.start_node(name)
-    if m.dice.random() < 0.5:
+    if m.dice.random() < 0.5 and m.world.writers:
         await m.world.stop_writer(m.world.writers[-1])  # so that nobody but the first one is left
     await m.for_a_while()
     if len(m.world.writers) < 2:
