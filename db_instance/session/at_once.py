@@ -26,7 +26,8 @@ from db_instance.wire.postgres import backend
 from db_instance.wire.postgres.frontend import BindPattern
 from db_instance.wire.postgres.messages import RunPrepared
 
-COUNTED: Final = {"select", "insert", "update", "delete"}
+_COUNTED: Final = {"select", "insert", "update", "delete"}
+_BLOCKS: Final = {"begin", "commit"}
 _BOUND_AND_DESCRIBED: Final = backend.BIND_COMPLETE + backend.NO_DATA
 
 
@@ -50,7 +51,7 @@ class Begun:
     known: Known
     params: list[Any]
     call: Outcome | Waiting | None
-    """None: it has not begun, since it needs the write lock, or a connection."""
+    """None: it has not begun, since it commits, or needs the write lock, or a connection."""
 
 
 class AtOnce:
@@ -127,6 +128,8 @@ class AtOnce:
                 return None
             transaction.begin(transaction.defaults())
             return known.bound + known.head + backend.ready_for_query(transaction.status)
+        if known.statement.kind == "commit":
+            return Begun(known, params, None) if transaction.in_block else None
         if not transaction.runs_plainly(reads=reads):
             return None
         if not transaction.is_ready(reads=reads):
@@ -156,10 +159,7 @@ class AtOnce:
         if known is None:
             return False
         params = prepared.decode(bind.params, bind.param_formats)
-        if known.statement.kind == "begin":
-            if self._transaction.begun:
-                return False
-        elif not self._transaction.runs_plainly(reads=known.writer is not None):
+        if not self._may_run(known):
             return False
         self._execution.channel.write(known.bound)
         await self._run(known, params)
@@ -167,10 +167,21 @@ class AtOnce:
         prepared.repeated = BindPattern(message), prepared.decoders(bind.param_formats), known
         return True
 
+    def _may_run(self, known: Known) -> bool:
+        transaction, kind = self._transaction, known.statement.kind
+        if kind == "begin":
+            return not transaction.begun
+        if kind == "commit":
+            return transaction.in_block
+        return transaction.runs_plainly(reads=known.writer is not None)
+
     async def _run(self, known: Known, params: list[Any]) -> None:
         transaction, reads = self._transaction, known.writer is not None
         if known.statement.kind == "begin":
             transaction.begin(transaction.defaults())
+            self._execution.channel.write(known.head)
+        elif known.statement.kind == "commit":
+            await transaction.commit()
             self._execution.channel.write(known.head)
         elif not reads and not transaction.in_block:
             changed = await transaction.write_of_its_own(known.statement.sql, params)
@@ -197,9 +208,9 @@ class AtOnce:
 def _known(prepared: Prepared, message: RunPrepared) -> Known | None:
     statement = prepared.statement
     bound = _BOUND_AND_DESCRIBED if message.described else backend.BIND_COMPLETE
-    if statement.kind == "begin" and not statement.details:
+    if statement.kind in _BLOCKS and not statement.details:
         return Known(statement, None, bound, backend.command_complete(statement.tag))
-    if statement.kind not in COUNTED or statement.reads_only is not statement.returns_rows:
+    if statement.kind not in _COUNTED or statement.reads_only is not statement.returns_rows:
         return None
     if not statement.returns_rows:
         return Known(statement, None, bound, b"")
@@ -211,9 +222,9 @@ def _known(prepared: Prepared, message: RunPrepared) -> Known | None:
 
 
 def _known_text(statement: Statement) -> Known | None:
-    if statement.kind == "begin" and not statement.details:
+    if statement.kind in _BLOCKS and not statement.details:
         return Known(statement, None, b"", backend.command_complete(statement.tag))
-    if statement.kind not in COUNTED or statement.reads_only is not statement.returns_rows:
+    if statement.kind not in _COUNTED or statement.reads_only is not statement.returns_rows:
         return None
     if not statement.returns_rows:
         return Known(statement, None, b"", b"")
