@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._taken = 0
         self._idle_until: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._idle_limit_s = 0.0
+        self._idle_limit_s: Callable[[], float | None] | None = None
         self._handed: Any = None
 
     # The socket's side
@@ -78,8 +78,7 @@ class Connection(asyncio.Protocol):
             if type(told) is bytes:
                 assert self._transport is not None
                 self._transport.write(told)
-                if self._idle_until is not None:
-                    self._idle_until = self._loop.time() + self._idle_limit_s
+                self._arm()
                 return
             if told is not None:
                 self._handed = told
@@ -173,8 +172,8 @@ class Connection(asyncio.Protocol):
                 self._send(len(self._out))
             else:
                 await self.flush()
-        if idle_limit_s is not None and (limit_s := idle_limit_s()) is not None:
-            self._arm(limit_s)
+        self._idle_limit_s = idle_limit_s
+        self._arm()
         try:
             while True:
                 self._taken = 0
@@ -239,10 +238,13 @@ class Connection(asyncio.Protocol):
         """The session waits for something else than its client: who has a whole answer gets it now."""
         self._send(self._whole_answers)
 
-    def _arm(self, idle_limit_s: float) -> None:
+    def _arm(self) -> None:
         """One timer serves many idle times: it looks, when it fires, until when we may be idle now."""
-        self._idle_limit_s = idle_limit_s
-        self._idle_until = self._loop.time() + idle_limit_s
+        limit_s = self._idle_limit_s() if self._idle_limit_s is not None else None
+        if limit_s is None:
+            self._idle_until = None
+            return
+        self._idle_until = self._loop.time() + limit_s
         if self._idle_timer is not None and self._idle_timer.when() > self._idle_until:
             self._idle_timer.cancel()
             self._idle_timer = None

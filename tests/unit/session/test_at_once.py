@@ -68,6 +68,7 @@ def _bind(
 _DESCRIBE = _message(b"D", b"P\0")
 _EXECUTE = _message(b"E", b"\0\0\0\0\0")
 _SYNC = _message(b"S")
+_STARTUP = _message(b"", struct.pack(">I", 196608) + b"user\0app\0database\0main\0\0")
 
 
 def _values(dice: random.Random, statement: bytes) -> tuple[list[bytes | None], tuple[int, ...]]:
@@ -110,8 +111,7 @@ async def _ask(
 ) -> list[bytes]:
     """The answers, each up to ReadyForQuery."""
     reader, writer = await sql.raw()
-    body = struct.pack(">I", 196608) + b"user\0app\0database\0main\0\0"
-    writer.write(struct.pack(">I", len(body) + 4) + body)
+    writer.write(_STARTUP)
     await _answer(reader)
     answers = []
     for request in requests:
@@ -175,6 +175,20 @@ async def test_both_ways_give_the_same_answers(
     for request, first, second, third in zip(requests, short, in_pieces, long, strict=True):
         assert first == third, request
         assert second == third, request
+
+
+async def test_who_began_a_block_at_once_may_not_be_idle_in_it_for_ever(sql: SqlServer) -> None:
+    begin, commit = (_message(b"Q", text + b"\0") for text in (b"begin", b"commit"))
+    limit = _message(b"Q", b"set idle_in_transaction_session_timeout = '100ms'\0")
+    reader, writer = await sql.raw()
+    writer.write(_STARTUP)
+    await _answer(reader)
+    for request in (limit, begin, commit, begin):
+        writer.write(request)
+        await _answer(reader)
+    async with asyncio.timeout(10):
+        assert b"25P03" in await reader.read()
+    writer.close()
 
 
 async def test_a_statement_that_waits_for_the_lock_is_answered_when_it_has_it(sql: SqlServer) -> None:
