@@ -409,6 +409,27 @@ def test_work_that_was_under_way_writes_nothing_for_a_segment_that_was_dropped(
     _with_node(work)
 
 
+def test_compaction_ends_when_the_layers_of_a_peer_take_the_place_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        for page in range(1, 5):
+            segment = await _append(node, log, [page], vdl=page)
+            await segment.flush()
+        assert segment.worth_doing() is not None
+
+        async def adopt(segment: SegmentStore) -> None:
+            assert await segment.adopt({}, Lsn(99), log.timeline)
+
+        monkeypatch.setattr(node, "_give_way", adopt)
+        await node._compact(segment)
+        assert segment.failed is None
+        assert segment.layers.layers == ()
+        assert not [name for name in disk.list("segments/7-0") if name.endswith(".layer")]
+
+    _with_node(work)
+
+
 @pytest.mark.parametrize("installed", [False, True])
 def test_log_of_a_segment_that_was_there_before_does_not_keep_a_node_from_opening(installed: bool) -> None:
     async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
