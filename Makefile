@@ -68,7 +68,7 @@ rolling: $(VENV)/ready     ## an older release gives way to this one under load:
 bench: $(VENV)/bench-ready bench-peer   ## this database and PostgreSQL, same work, one run: make bench ARGS=--quick
 	@$(BIN)/python -m bench.run $(ARGS)
 
-bench-further: $(VENV)/bench-ready bench-peer   ## COPY, a small cache, many connections, latency: make bench-further ARGS="--only copy"
+bench-further: $(VENV)/bench-ready bench-peer   ## COPY, a small cache, many connections, cores, latency: make bench-further ARGS="--only copy"
 	@$(BIN)/python -m bench.further $(ARGS)
 
 bench-volume: $(VENV)/ready   ## this database at 10 MB, 1 GB, 5 GB: make bench-volume ARGS="--sizes 50MB"

@@ -6,14 +6,16 @@ work. Each part takes what its name says:
 copy         COPY of one file, one transaction; what the client's seconds, and all processes' CPU seconds, are
 cold         then the table grows to twice that, and is read by key and as a whole, with buffer pools far smaller
 connections  pgbench -N, prepared, from one connection to 256
+cores        point selects and TPC-B on one core, and on all: what another one brings, and how busy one process is
 latency      pgbench -N at half the throughput that 16 clients reach, for minutes: what the slowest commits take
 """
 
 import argparse
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,7 +35,7 @@ from bench.pgbench import Pgbench
 from bench.plot import PLOT_LIBRARY
 from bench.postgres import BIN_DIR, check_installed, postgres_side
 from bench.probe import Latency, latency_of
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, tree
 from bench.script import exit_status, parser_of
 from bench.side import Side
 from bench.sixfold_side import sixfold_side
@@ -41,7 +43,7 @@ from bench.tables import TextTable, bullets, console
 from bench.workloads import Workload
 from sixfold.layout import parse_size
 
-PARTS: Final = ("copy", "cold", "connections", "latency")
+PARTS: Final = ("copy", "cold", "connections", "cores", "latency")
 CONNECTIONS: Final = (1, 4, 16, 64, 256)
 SECONDS: Final = 5
 PAUSE_S: Final = 1.0
@@ -114,12 +116,14 @@ def _measure(settings: argparse.Namespace, parts: Sequence[str]) -> None:
     if {"copy", "cold"} & set(parts):
         with _both(settings, settings.small_cache) as pair:
             _load(pair, settings, report, read="cold" in parts)
-    if {"connections", "latency"} & set(parts):
+    if {"connections", "cores", "latency"} & set(parts):
         with _both(settings, 128) as pair:
             for side in (pair.ours, pair.theirs):
                 pair.pgbench.fill(side.endpoint, SCALE)
             if "connections" in parts:
                 report.add("Throughput by connections, pgbench -N prepared", _connections(pair))
+            if "cores" in parts:
+                report.add("Throughput by cores", _cores(pair))
             if "latency" in parts:
                 report.add(
                     f"Latency at half the rate, pgbench -N prepared, {CLIENTS} clients,"
@@ -243,6 +247,46 @@ def _connections(pair: Pair) -> TextTable:
             f"{theirs.latency_ms:.1f}",
         )
     return table
+
+
+# Cores
+
+
+def _cores(pair: Pair) -> TextTable:
+    table = TextTable(("work", "side", "one core", "all cores", "gain", "busiest process"))
+    works = (
+        Workload("select", SCALE, "prepared", 8, ("-S",)),
+        Workload("tpcb", SCALE, "prepared", CLIENTS),
+    )
+    everything = os.sched_getaffinity(0)
+    for work in works:
+        for side in (pair.ours, pair.theirs):
+            found = []
+            for cores in ({min(everything)}, everything):
+                _pin([os.getpid(), *side.pids()], cores)
+                time.sleep(PAUSE_S)
+                before, since = _times(side), time.monotonic()
+                found.append(measure(pair.pgbench, side, work, SECONDS).tps)
+                elapsed = time.monotonic() - since
+                busiest = max(after - before[pid] for pid, after in _times(side).items()) / elapsed
+            one, all_ = found
+            table.add(
+                work.name, side.name, f"{one:,.0f}", f"{all_:,.0f}", f"{all_ / one:.2f}", f"{busiest:.0%}"
+            )
+    return table
+
+
+def _times(side: Side) -> dict[int, float]:
+    """CPU seconds of each process that is the database's own, with its descendants."""
+    return {pid: cpu_seconds([pid]) for pid in side.pids()}
+
+
+def _pin(pids: Iterable[int], cores: set[int]) -> None:
+    """These processes and their descendants, with all their threads, run on these cores only."""
+    for pid in tree(pids):
+        with suppress(OSError):  # one that has ended meanwhile
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                os.sched_setaffinity(int(task.name), cores)
 
 
 # Latency at half the rate

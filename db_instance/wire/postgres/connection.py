@@ -15,6 +15,7 @@ from db_instance.session.errors import FatalError
 from db_instance.wire.postgres.frontend import FrontendParser
 from db_instance.wire.postgres.messages import Message, StartupMessage
 from db_instance.wire.postgres.stepping import Stepper, need_bytes
+from db_instance.wire.postgres.vigil import Vigil
 from runtime.events import get_logger
 
 events = get_logger("wire")
@@ -39,10 +40,12 @@ class Connection(asyncio.Protocol):
         self,
         serve: Callable[["Connection"], Coroutine[Any, Any, None]],
         on_close: Callable[["Connection"], None],
+        vigil: Vigil,
     ) -> None:
         self.parser = FrontendParser()
         self._serve = serve
         self._on_close = on_close
+        self._vigil = vigil
         self._transport: asyncio.Transport | None = None
         self._stepper: Stepper | None = None
         self._loop = asyncio.get_running_loop()
@@ -78,6 +81,7 @@ class Connection(asyncio.Protocol):
             if type(told) is bytes:
                 assert self._transport is not None
                 self._transport.write(told)
+                self._vigil.prolong()
                 self._arm()
                 return
             if told is not None:
@@ -233,6 +237,7 @@ class Connection(asyncio.Protocol):
         if not self._gone:
             assert self._transport is not None
             self._transport.write(chunk)
+            self._vigil.prolong()
 
     def _before_wait(self) -> None:
         """The session waits for something else than its client: who has a whole answer gets it now."""

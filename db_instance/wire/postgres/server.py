@@ -25,6 +25,7 @@ from db_instance.wire.postgres.connection import Connection
 from db_instance.wire.postgres.frontend import CLIENT_MESSAGE_BYTES_MAX, ProtocolViolation
 from db_instance.wire.postgres.messages import CancelRequest
 from db_instance.wire.postgres.startup import Client, authenticate, introduce
+from db_instance.wire.postgres.vigil import Vigil
 from runtime.events import get_logger
 
 events = get_logger("wire")
@@ -64,6 +65,7 @@ class PostgresServer:
         self._listener: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._sessions: dict[int, tuple[Connection, Session, bytes]] = {}
+        self._vigil: Vigil | None = None
         self._stopping = False
         self._all_closed: asyncio.Future[None] | None = None
 
@@ -80,6 +82,7 @@ class PostgresServer:
 
     async def start(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
+        self._vigil = Vigil(loop)
         self._listener = await loop.create_server(self._accept, host, port, backlog=512)
 
     async def stop(self, why: FatalError | None = None, grace_s: float = 2.0) -> None:
@@ -101,7 +104,8 @@ class PostgresServer:
         await asyncio.wait([self._all_closed], timeout=limit_s)
 
     def _accept(self) -> asyncio.Protocol:
-        connection = Connection(self._serve, self._forget)
+        assert self._vigil is not None
+        connection = Connection(self._serve, self._forget, self._vigil)
         self._connections.add(connection)
         return connection
 
