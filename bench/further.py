@@ -6,7 +6,8 @@ work. Each part takes what its name says:
 copy         COPY of one file, one transaction; what the client's seconds, and all processes' CPU seconds, are
 cold         then the table grows to twice that, and is read by key and as a whole, with buffer pools far smaller
 connections  pgbench -N, prepared, from one connection to 256
-cores        point selects and TPC-B on one core, and on all: what another one brings, and how busy one process is
+cores        point selects and TPC-B on one core, and on all: what another one brings; and how busy the busiest
+             process is that was there all the time (PostgreSQL's come and go with the clients)
 latency      pgbench -N at half the throughput that 16 clients reach, for minutes: what the slowest commits take
 """
 
@@ -35,7 +36,7 @@ from bench.pgbench import Pgbench
 from bench.plot import PLOT_LIBRARY
 from bench.postgres import BIN_DIR, check_installed, postgres_side
 from bench.probe import Latency, latency_of
-from bench.processes import cpu_seconds, tree
+from bench.processes import cpu_seconds, own_cpu_seconds, tree
 from bench.script import exit_status, parser_of
 from bench.side import Side
 from bench.sixfold_side import sixfold_side
@@ -265,20 +266,15 @@ def _cores(pair: Pair) -> TextTable:
             for cores in ({min(everything)}, everything):
                 _pin([os.getpid(), *side.pids()], cores)
                 time.sleep(PAUSE_S)
-                before, since = _times(side), time.monotonic()
+                before, since = own_cpu_seconds(side.pids()), time.monotonic()
                 found.append(measure(pair.pgbench, side, work, SECONDS).tps)
-                elapsed = time.monotonic() - since
-                busiest = max(after - before[pid] for pid, after in _times(side).items()) / elapsed
+                after, elapsed = own_cpu_seconds(side.pids()), time.monotonic() - since
             one, all_ = found
+            busiest = max(after[pid] - before[pid] for pid in before.keys() & after.keys()) / elapsed
             table.add(
                 work.name, side.name, f"{one:,.0f}", f"{all_:,.0f}", f"{all_ / one:.2f}", f"{busiest:.0%}"
             )
     return table
-
-
-def _times(side: Side) -> dict[int, float]:
-    """CPU seconds of each process that is the database's own, with its descendants."""
-    return {pid: cpu_seconds([pid]) for pid in side.pids()}
 
 
 def _pin(pids: Iterable[int], cores: set[int]) -> None:

@@ -16,6 +16,7 @@ TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 # Fields of /proc/PID/stat, counted from the state that follows the program's name.
 _PARENT: Final = 1
+_OWN_TIMES: Final = slice(11, 13)
 _TIMES: Final = slice(11, 15)
 """utime, stime, cutime, cstime: its own and that of its children that have ended."""
 
@@ -49,6 +50,12 @@ def cpu_seconds(roots: Iterable[int]) -> float:
     """CPU time that these processes and their descendants, also ended ones, have used so far."""
     ticks = sum(int(ticks) for pid in tree(roots) for ticks in _stat(pid)[_TIMES])
     return ticks / TICKS_PER_S
+
+
+def own_cpu_seconds(roots: Iterable[int]) -> dict[int, float]:
+    """CPU time of each of these processes and their descendants for itself."""
+    found = {pid: _stat(pid) for pid in tree(roots)}
+    return {pid: sum(map(int, fields[_OWN_TIMES])) / TICKS_PER_S for pid, fields in found.items() if fields}
 
 
 def memory(roots: Iterable[int]) -> Memory:
