@@ -42,6 +42,10 @@ _SEGMENT_FLUSH_BYTES: Final = 16 * MIB
 _SEGMENT_FLUSH_RECORDS: Final = 32_768
 """All of them may be of one page, which somebody wants to read: that takes a tenth of a second."""
 
+_FLUSH_SHARE_MIN: Final = 0.5
+"""Each node flushes at its own share of these limits: six copies of a segment hear the same log, and if all of them
+made layers of it in the same second, nobody would be left to answer commits."""
+
 _NODE_FLUSH_BYTES: Final = HOT_BYTES_MAX // 2
 _HOT_LOG_FLUSH_BYTES: Final = 2 * HOT_BYTES_MAX
 _TICK_S: Final = 0.1
@@ -90,6 +94,7 @@ class StorageNode:
         self._changing = asyncio.Lock()
         self._leases: dict[VolumeId, tuple[Epoch, float]] = {}
         self._opened_s = clock.monotonic()
+        self._flush_share = dice.uniform(_FLUSH_SHARE_MIN, 1.0)
         self._watchers: set[Callable[[SegmentStore], None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -395,8 +400,8 @@ class StorageNode:
         due = [
             segment
             for segment in live
-            if segment.memory.size_bytes >= _SEGMENT_FLUSH_BYTES
-            or segment.memory.record_count >= _SEGMENT_FLUSH_RECORDS
+            if segment.memory.size_bytes >= self._flush_share * _SEGMENT_FLUSH_BYTES
+            or segment.memory.record_count >= self._flush_share * _SEGMENT_FLUSH_RECORDS
         ]
         if not due and live and self.hot_bytes > _NODE_FLUSH_BYTES:
             due = [max(live, key=lambda segment: segment.memory.size_bytes)]
