@@ -19,8 +19,8 @@ import db_instance.volume_driver.opening
 import volume.quorum
 from tests.simulation.simulation import Outcome, simulate
 
-_SEEDS: Final = range(1, 121)
-_BROKEN_SEEDS_MAX: Final = 60
+_SEEDS: Final = range(1, 101)
+_BROKEN_SEEDS_MAX: Final = 24
 """A quorum of three is found out sooner than that."""
 
 

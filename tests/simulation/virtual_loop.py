@@ -81,6 +81,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.now
 
+    def allow_turns(self) -> None:
+        """After a Livelock: what is left may still end."""
+        self._selector._turns = 0
+
     def jump(self) -> None:
         self.now = max(self.now, self._scheduled[0]._when)  # type: ignore[attr-defined]
 
@@ -173,6 +177,7 @@ async def _limited(main: Coroutine[Any, Any, T], limit_s: float | None) -> T:
 
 def _cancel_all(loop: VirtualLoop) -> None:
     """Until none is left: a cancelled statement may wait once more while SQLite plays its transaction back."""
+    loop.allow_turns()
     while tasks := sorted(asyncio.all_tasks(loop), key=hash):
         for task in tasks:
             task.cancel()
