@@ -170,12 +170,13 @@ class Engine:
         assert not lease.holds_write_lock
         self.leased -= 1
         lease.interrupted = False
+        if lease.generation == self._generation and lease.file.commit_lsn == self.pages.newest:
+            before, self._last_writer = self._last_writer, lease
+            if before is None:
+                return
+            lease = before
         if lease.generation != self._generation:
             lease.connection.close()
-        elif lease.file.commit_lsn == self.pages.newest:
-            if self._last_writer is not None:
-                self._idle.append(self._last_writer)
-            self._last_writer = lease
         elif len(self._idle) < _IDLE_CONNECTIONS_MAX:
             if len(self._idle) >= _WARM_CONNECTIONS:
                 lease.connection.release_memory()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from db_instance.dialect import SqlError, Statement
+from db_instance.dialect import Catalog, SqlError, Statement
 from db_instance.engine import parking
 from db_instance.engine.engine import Cursor
 from db_instance.engine.parking import Outcome, Waiting
@@ -79,7 +79,9 @@ class AtOnce:
         if not end:
             return None
         prepared = self._prepared.get(packet[BindPattern.STATEMENT_AT : end].decode("utf-8", "replace"))
-        if prepared is None or prepared.repeated is None or not self._is_plain(prepared):
+        if prepared is None or prepared.repeated is None:
+            return None
+        if not self._is_plain or self._execution.is_outdated(prepared):
             return None
         pattern, decoders, known = prepared.repeated
         if self._settings.seconds("statement_timeout") is not None:
@@ -91,17 +93,12 @@ class AtOnce:
         return None if params is None else self._answer(known, params)
 
     def _answer_text(self, packet: bytes) -> bytes | Begun | None:
-        transaction = self._transaction
-        if (
-            self._portals
-            or transaction.status == b"E"
-            or int.from_bytes(packet[1:5], "big") != len(packet) - 1
-        ):
+        if not self._is_plain or int.from_bytes(packet[1:5], "big") != len(packet) - 1:
             return None
         if self._settings.seconds("statement_timeout") is not None:
             return None
         try:
-            found = self._cache.repeated(packet[5:-1].decode(), transaction.known_catalog)
+            found = self._cache.repeated(packet[5:-1].decode(), self._transaction.known_catalog)
         except (SqlError, ValueError):
             return None
         if found is None:
@@ -109,17 +106,16 @@ class AtOnce:
         self._prepared.pop("", None)
         return self._answer(*found)
 
-    def learn_text(self, sql: str, statement: Statement) -> None:
-        """The text was one statement, and has run: it is likely to come again, with other values."""
+    def learn_text(self, sql: str, statement: Statement, catalog: Catalog) -> None:
+        """The text was one statement, translated for this schema, and has run: it is likely to come again."""
         known = _known_text(statement)
         if known is not None:
-            self._cache.learn(sql, statement, self._transaction.known_catalog, known)
+            self._cache.learn(sql, statement, catalog, known)
 
-    def _is_plain(self, prepared: Prepared) -> bool:
-        """It has not to be translated anew, and nothing is open or has failed that it would have to do with."""
-        return not (
-            self._portals or self._transaction.status == b"E" or self._execution.is_outdated(prepared)
-        )
+    @property
+    def _is_plain(self) -> bool:
+        """Nothing is open or has failed that a statement would have to do with."""
+        return not self._portals and self._transaction.status != b"E"
 
     def _answer(self, known: Known, params: list[Any]) -> bytes | Begun | None:
         transaction, reads = self._transaction, known.writer is not None
@@ -137,7 +133,10 @@ class AtOnce:
         call = transaction.begin_now(known.statement.sql, params, reads=reads)
         if type(call) is not Outcome or call.error is not None or type(call.value) is Cursor:
             return Begun(known, params, call)
-        told = known.bound + _answer_of(known, call.value)
+        try:
+            told = known.bound + _answer_of(known, call.value)
+        except (SessionError, SqlError, ValueError):
+            return Begun(known, params, call)  # a value that its column's type cannot tell: `finish` says so
         transaction.end_now()
         return told + backend.ready_for_query(transaction.status)
 
@@ -153,7 +152,7 @@ class AtOnce:
         """The same for a message. False, and nothing has happened, if it has to go the long way."""
         bind = message.bind
         prepared = self._prepared.get(bind.statement)
-        if prepared is None or not self._is_plain(prepared):
+        if prepared is None or not self._is_plain or self._execution.is_outdated(prepared):
             return False
         known = _known(prepared, message)
         if known is None:

@@ -271,6 +271,7 @@ class Session:
         if not texts:
             self._channel.write(backend.EMPTY_QUERY)
         for index, text in enumerate(texts):
+            catalog = await self._transaction.catalog()
             statement, values = await self._execution.translate_text(text)
             running = await self._execution.start(statement, values)
             await self._return_all(running)
@@ -278,7 +279,7 @@ class Session:
                 await self._transaction.commit()
             self._channel.write(_completion(running))
         if len(texts) == 1:
-            self._at_once.learn_text(sql, statement)
+            self._at_once.learn_text(sql, statement, catalog)
 
     async def _return_all(self, running: Running) -> None:
         if running.rows is None:

@@ -52,9 +52,9 @@ class StatementCache:
                 values.append(int(literal))
         return known.known, values
 
-    def learn(self, sql: str, statement: Statement, catalog: Catalog | None, known: Any) -> None:
+    def learn(self, sql: str, statement: Statement, catalog: Catalog, known: Any) -> None:
         """Remember `known` for all texts that differ from this one, which is the statement, in literals only."""
-        if catalog is None or len(sql) > LITERALS_TEXT_MAX or _UNSAFE.search(sql):
+        if len(sql) > LITERALS_TEXT_MAX or _UNSAFE.search(sql):
             return
         literals = _LITERAL.findall(sql)
         if len(literals) != len(statement.param_types):

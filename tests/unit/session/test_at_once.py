@@ -177,6 +177,20 @@ async def test_both_ways_give_the_same_answers(
         assert second == third, request
 
 
+async def test_a_value_that_its_type_cannot_tell_is_an_error_and_no_end(sql: SqlServer) -> None:
+    select = _bind(b"one", [b"1"], ())[:-2] + struct.pack(">Hh", 1, 1)
+    select = select[:1] + struct.pack(">I", len(select) - 1) + select[5:] + _DESCRIBE + _EXECUTE + _SYNC
+    parse = _message(b"P", b"one\0select n + 1 from u where id = $1\0\0\0") + _SYNC
+    await _fresh(sql)
+    async with await sql.connect() as connection:
+        await connection.execute("create table u (id int primary key, n int)")
+        await connection.execute("insert into u values (1, 2147483646)")
+        grow = _message(b"Q", b"update u set n = n + 1 where id = 1\0")
+        answers = await _ask(sql, [parse, select, select, grow, select, select], others=1)
+    assert [b"\x7f\xff\xff\xff" in answer for answer in answers[1:3]] == [True, True]
+    assert [b"22003" in answer for answer in answers[4:]] == [True, True]
+
+
 async def test_who_began_a_block_at_once_may_not_be_idle_in_it_for_ever(sql: SqlServer) -> None:
     begin, commit = (_message(b"Q", text + b"\0") for text in (b"begin", b"commit"))
     limit = _message(b"Q", b"set idle_in_transaction_session_timeout = '100ms'\0")
