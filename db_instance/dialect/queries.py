@@ -39,6 +39,18 @@ def query(sql: str, catalog: Catalog) -> Statement:
     return Statement(kind, text, _KINDS.get(kind, "SELECT"), returns_rows, reads_only, params, columns)
 
 
+class _NoTables:
+    version = 0
+
+    def table(self, _name: str) -> TableInfo | None:
+        return None
+
+
+def expression(sql: str) -> str:
+    """One expression that reads no tables, as SQLite has it. Raises SqlError."""
+    return query(f"SELECT {sql}", _NoTables()).sql.removeprefix("SELECT ")
+
+
 def _parse(sql: str) -> exp.Expression:
     try:
         trees = sqlglot.parse(sql, read="postgres")

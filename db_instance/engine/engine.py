@@ -444,7 +444,8 @@ def _look_up(lease: Lease) -> bool:
     return lease.interrupted
 
 
-_ALLOWED_PRAGMAS: Final = {"user_version", "schema_version", "data_version", "table_info"}
+_ALLOWED_PRAGMAS: Final = {"user_version", "schema_version", "data_version", "table_info", "quick_check"}
+"""What the schema's reading asks for, and ALTER TABLE ... ADD COLUMN of SQLite's own (quick_check)."""
 
 
 def _authorize(action: int, first: str | None, second: str | None, schema: str | None, by: str | None) -> int:

@@ -132,7 +132,7 @@ _SQL_MESSAGES: Final = tuple(
     (re.compile(pattern, re.DOTALL), sqlstate, message)
     for pattern, sqlstate, message in (
         (r"no such (?:table|view): (?:main\.)?(.+)", "42P01", 'relation "{0}" does not exist'),
-        (r"no such column: (.+)", "42703", 'column "{0}" does not exist'),
+        (r'no such column: "?(.+?)"?', "42703", 'column "{0}" does not exist'),
         (r"table (\S+) has no column named (\S+)", "42703", 'column "{1}" of relation "{0}" does not exist'),
         (r"no such function: (.+)", "42883", "function {0} does not exist"),
         (
@@ -159,6 +159,7 @@ _SQL_MESSAGES: Final = tuple(
         (r"foreign key mismatch.*", "42830", None),
         (r"cannot modify (\S+) because it is a view", "42809", 'cannot change view "{0}"'),
         (r"integer overflow", "22003", "bigint out of range"),
+        (r"Cannot add a .*|cannot drop .*", "0A000", None),
         (r"too many columns.*", "54011", None),
         (r"too many .*|.*tree is too large.*|parser stack overflow|.* too complex.*", "54001", None),
         (r"not authorized.*|.* prohibited .*|access to .*", "42501", None),

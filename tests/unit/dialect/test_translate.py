@@ -77,6 +77,18 @@ def test_the_answer_should_be_postgresqls(why: str, sql: str, rows: list[tuple[A
     assert _run(_connection(), sql) == rows
 
 
+def test_defaults_are_kept_as_they_were_written() -> None:
+    connection = _connection()
+    _run(
+        connection,
+        "CREATE TABLE d (k int GENERATED ALWAYS AS IDENTITY (START WITH 1) PRIMARY KEY, a text DEFAULT 'a  b' NOT NULL,"
+        " b text DEFAULT E'x\\ny'::text, c int DEFAULT -(2 + 3) CHECK (c < 0), e varchar(9) DEFAULT upper('z') UNIQUE,"
+        " f text CHECK (f IN ('a  b')) DEFAULT 'a  b', g timestamptz DEFAULT now())",
+    )
+    row = _run(connection, "INSERT INTO d (k) VALUES (NULL) RETURNING k, a, b, c, e, f, g IS NOT NULL")
+    assert row == [(1, "a  b", "x\ny", -5, "Z", "a  b", 1)]
+
+
 @pytest.mark.parametrize(
     ("sql", "sqlstate", "position"),
     [

@@ -344,6 +344,55 @@ async def test_prepared_statements_follow_the_schema(sql: SqlServer) -> None:
             await rows(connection, "select * from t where a = %s", 1, prepare=True)
 
 
+async def test_a_table_is_altered(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (id int primary key, v text)")
+        await connection.execute("insert into t values (1, 'a')")
+        for text in (
+            "alter table t add column n int",
+            "alter table t add column if not exists n int",
+            "alter table only public.t add m int not null default 5, add w text default 'a  b'::text",
+            "alter table t rename column n to nn",
+            "alter table t drop column if exists gone, drop column v restrict",
+            "alter table t add constraint one_m unique (m)",
+            "alter table if exists gone add column n int",
+            "alter table t rename to u",
+        ):
+            cursor = await connection.execute(text)
+            assert cursor.statusmessage == "ALTER TABLE"
+        cursor = await connection.execute("select * from u")
+        assert [column.name for column in cursor.description or ()] == ["id", "nn", "m", "w"]
+        assert await cursor.fetchall() == [(1, None, 5, "a  b")]
+        with pytest.raises(errors.CheckViolation):
+            await connection.execute("update u set nn = 3000000000")
+        with pytest.raises(errors.UniqueViolation):
+            await connection.execute("insert into u values (2, 2, 5, null)")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("alter table gone add column n int", errors.UndefinedTable),
+        ("alter table t add column id int", errors.DuplicateColumn),
+        ("alter table t rename column gone to n", errors.UndefinedColumn),
+        ("alter table t drop column gone", errors.UndefinedColumn),
+        ("alter table t add column n int unique", errors.FeatureNotSupported),
+        ("alter table t add column n int default now()", errors.FeatureNotSupported),
+        ("alter table t add column n int default", errors.SyntaxError),
+        ("alter table t", errors.SyntaxError),
+        ("alter table t alter column id type bigint", errors.FeatureNotSupported),
+        ("alter table t add column v text, add column id int", errors.DuplicateColumn),
+    ],
+)
+async def test_an_alteration_is_refused_whole(sql: SqlServer, text: str, error: type[Exception]) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (id int primary key)")
+        await connection.execute("insert into t values (1)")
+        with pytest.raises(error):
+            await connection.execute(text)
+        assert await rows(connection, "select * from t") == [(1,)]
+
+
 async def test_a_pipeline_is_one_transaction(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (a int primary key)")

@@ -1,0 +1,183 @@
+"""The clauses of definitions: lists in parentheses, columns with their types, defaults and checks.
+
+Worked on tokens, so that everything not understood stays as the client wrote it and SQLite itself accepts
+or refuses it. Types keep their PostgreSQL names as SQLite's declared types; what SQLite would not enforce
+(integers are integers, lengths are limits) becomes a CHECK.
+"""
+
+from typing import Final
+
+from db_instance.dialect import types
+from db_instance.dialect.lexer import Token, string_value, unquote
+from db_instance.dialect.queries import expression
+from db_instance.dialect.statement import SqlError
+
+_SERIALS: Final = {"serial", "bigserial", "smallserial", "serial4", "serial8"}
+_INTEGERS: Final = {"int", "integer", "int4", "bigint", "int8", "smallint", "int2"}
+_NEXT_CONSTRAINT: Final = {
+    "not",
+    "null",
+    "primary",
+    "unique",
+    "check",
+    "references",
+    "constraint",
+    "collate",
+    "default",
+    "generated",
+}
+"""Words that begin a constraint, and so end what is before it."""
+_INT_OIDS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
+
+
+def plain(tokens: list[Token]) -> list[str]:
+    """Tokens as SQLite reads them: schema names of ours gone, strings without escapes."""
+    parts: list[str] = []
+    skip = False
+    for index, token in enumerate(tokens):
+        following = tokens[index + 1].text if index + 1 < len(tokens) else ""
+        if skip:
+            skip = False
+            continue
+        if token.kind in ("word", "name") and unquote(token) in ("public", "pg_catalog") and following == ".":
+            skip = True
+            continue
+        if token.kind == "string":
+            parts.append("'" + string_value(token.text).replace("'", "''") + "'")
+        elif token.text.lower() in ("now", "transaction_timestamp") and following == "(":
+            parts.append("sixfold_now")
+        else:
+            parts.append(token.text)
+    return parts
+
+
+def closing(tokens: list[Token], opening: int) -> int:
+    depth = 0
+    for index in range(opening, len(tokens)):
+        depth += {"(": 1, ")": -1}.get(tokens[index].text, 0)
+        if depth == 0:
+            return index
+    raise SqlError("42601", "syntax error at end of input")
+
+
+def split(tokens: list[Token]) -> list[list[Token]]:
+    """At the commas that are in no parentheses."""
+    items: list[list[Token]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += {"(": 1, ")": -1}.get(token.text, 0)
+        if token.text == "," and depth == 0:
+            items.append([])
+        else:
+            items[-1].append(token)
+    return items
+
+
+_TYPE_WORDS: Final = {
+    "double",
+    "precision",
+    "character",
+    "varying",
+    "with",
+    "without",
+    "time",
+    "zone",
+    "timestamp",
+}
+
+
+def column(item: list[Token]) -> list[str]:
+    """name type constraints -> the same with a type SQLite treats alike, and the checks it lacks."""
+    name = item[0].text
+    size = 2
+    while size < len(item) and item[size].text.lower() in _TYPE_WORDS:
+        size += 1
+    arguments: list[Token] = []
+    if size < len(item) and item[size].text == "(":
+        end = closing(item, size)
+        arguments = item[size + 1 : end]
+        size = end + 1
+        while size < len(item) and item[size].text.lower() in _TYPE_WORDS:
+            size += 1
+    if size > len(item) or len(item) < 2:
+        raise SqlError("42601", f'syntax error at or near "{name}"', item[0].at + 1)
+    words = [token.text.lower() for token in item[1:size] if token.text not in "()" and token.kind == "word"]
+    rest = item[size:]
+    return [name, *_typed(name, " ".join(words), [token.text for token in arguments], rest)]
+
+
+def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) -> list[str]:
+    constraints = _constraints(rest)
+    is_key = constraints[:2] == ["primary", "key"] or " primary key" in " " + " ".join(constraints).lower()
+    if declared in _SERIALS:
+        if not is_key:
+            raise SqlError("0A000", f"column {name}: serial is supported for a primary key only")
+        return ["INTEGER", *constraints]
+    oid = types.oid_of_decltype(declared)
+    if oid == types.NUMERIC:
+        raise SqlError(
+            "0A000",
+            f"column {name}: type numeric is not supported yet",
+            hint="use bigint or double precision",
+        )
+    if oid == 0:
+        raise SqlError("42704", f'type "{declared}" does not exist')
+    if is_key and oid in _INT_OIDS:
+        return ["INTEGER", *constraints]  # SQLite's own row number, no second index
+    suffix = f"({', '.join(arguments)})" if arguments else ""
+    return [f"{declared}{suffix}", *constraints, *_checks(name, oid, arguments)]
+
+
+def _checks(name: str, oid: int, arguments: list[str]) -> list[str]:
+    if oid in _INT_OIDS:
+        bits = _INT_OIDS[oid]
+        span = f" AND {name} BETWEEN {-(1 << bits)} AND {(1 << bits) - 1}" if bits < 63 else ""
+        return [f"CHECK ({name} IS NULL OR typeof({name}) = 'integer'{span})"]
+    if oid in (types.VARCHAR, types.BPCHAR) and arguments:
+        return [f"CHECK (length({name}) <= {int(arguments[0])})"]
+    if oid in (types.FLOAT4, types.FLOAT8):
+        return [f"CHECK ({name} IS NULL OR typeof({name}) IN ('real', 'integer'))"]
+    return []
+
+
+def _constraints(rest: list[Token]) -> list[str]:
+    """A column's constraints, each part of it one text."""
+    parts: list[str] = []
+    at = 0
+    while at < len(rest):
+        word = rest[at].text.lower()
+        if word == "default":
+            end = _end_of_default(rest, at + 1)
+            parts += ["DEFAULT", f"({expression(_source(rest[at + 1 : end]))})"]
+        elif word == "generated" and (end := _end_of_identity(rest, at)):
+            pass
+        else:
+            end = at + 1
+            while end < len(rest) and rest[end].text.lower() not in _NEXT_CONSTRAINT:
+                end = closing(rest, end) + 1 if rest[end].text == "(" else end + 1
+            parts += plain(rest[at:end])
+        at = end
+    return parts
+
+
+def _end_of_default(rest: list[Token], at: int) -> int:
+    """Where the expression ends that begins at `at`."""
+    end = at
+    while end < len(rest) and (end == at or rest[end].text.lower() not in _NEXT_CONSTRAINT):
+        end = closing(rest, end) + 1 if rest[end].text == "(" else end + 1
+    if end == at:
+        raise SqlError("42601", "syntax error at end of input")
+    return end
+
+
+def _end_of_identity(rest: list[Token], at: int) -> int:
+    """GENERATED ... AS IDENTITY (...): SQLite gives numbers to every integer key. 0 for another GENERATED."""
+    words = [token.text.lower() for token in rest[at : at + 5]]
+    if "identity" not in words:
+        return 0
+    end = at + words.index("identity") + 1
+    return closing(rest, end) + 1 if end < len(rest) and rest[end].text == "(" else end
+
+
+def _source(expression_tokens: list[Token]) -> str:
+    return " ".join(token.text for token in expression_tokens)
