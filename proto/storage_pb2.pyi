@@ -647,12 +647,15 @@ class GossipAsk(_message.Message):
     TIMELINE_EPOCH_FIELD_NUMBER: _builtins.int
     KNOWN_VDL_FIELD_NUMBER: _builtins.int
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    NO_FRAMES_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     scl: _builtins.int
     timeline_epoch: _builtins.int
     known_vdl: _builtins.int
     membership_epoch: _builtins.int
+    no_frames: _builtins.bool
+    """a writer sends the asker its log: frames would come twice"""
     def __init__(
         self,
         *,
@@ -662,10 +665,11 @@ class GossipAsk(_message.Message):
         timeline_epoch: _builtins.int = ...,
         known_vdl: _builtins.int = ...,
         membership_epoch: _builtins.int = ...,
+        no_frames: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "known_vdl", b"known_vdl", "membership_epoch", b"membership_epoch", "scl", b"scl", "timeline_epoch", b"timeline_epoch", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "known_vdl", b"known_vdl", "membership_epoch", b"membership_epoch", "no_frames", b"no_frames", "scl", b"scl", "timeline_epoch", b"timeline_epoch", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,7 @@
 
 Every second, and four times as often while something is gained by it, a node asks one random peer about the
 segments they share: its SCL against theirs. The answer brings log above it, a newer timeline, a newer
-membership, a higher VDL. While it gains it asks again at once. Where the peer's log begins above our SCL its
+membership, a higher VDL; no log while a writer's stream brings that anyway. While it gains it asks again at once. Where the peer's log begins above our SCL its
 layers are copied whole first (copying.py). So they are for a replacement, and in place of layers of ours that
 turned out to be damaged; that goes on beside the gossip, from several peers at a time.
 """
@@ -148,6 +148,7 @@ class Gossip:
                 timeline_epoch=segment.chain.timeline.epoch,
                 known_vdl=segment.chain.known_vdl,
                 membership_epoch=segment.membership.epoch,
+                no_frames=self._node.comes_by_stream(segment),
             )
             for segment in segments
             if segment.failed is None and not segment.removed and not self._waits_for_layers(segment)
@@ -177,7 +178,8 @@ class Gossip:
             await self._copy_layers(address, segment)
         elif answer.frames:
             await self._node.take_from_peer(segment, split_frames(answer.frames))
-        return segment.chain.scl > before and answer.scl > segment.chain.scl
+        came = bool(answer.frames or answer.log_start) and segment.chain.scl > before
+        return came and answer.scl > segment.chain.scl
 
     def answer(self, asks: "list[storage_pb2.GossipAsk]") -> storage_pb2.GossipReply:
         """What a peer that asks should know."""
@@ -198,7 +200,7 @@ class Gossip:
                 answer.timeline = chain.timeline.encode()
             if ask.timeline_epoch <= chain.timeline.epoch:
                 chain.known_vdl = max(chain.known_vdl, Lsn(ask.known_vdl))
-            if chain.scl > ask.scl or chain.has_gap:
+            if not ask.no_frames and (chain.scl > ask.scl or chain.has_gap):
                 answer.frames, answer.log_start = segment.frames_after(Lsn(ask.scl))
         return reply
 

@@ -49,6 +49,9 @@ made layers of it in the same second, nobody would be left to answer commits."""
 _NODE_FLUSH_BYTES: Final = HOT_BYTES_MAX // 2
 _HOT_LOG_FLUSH_BYTES: Final = 2 * HOT_BYTES_MAX
 _TICK_S: Final = 0.1
+_STREAM_FRESH_S: Final = 1.0
+"""For so long after a writer's last frame the next one is expected: a peer's would only come twice."""
+
 _ROOM_S: Final = 5.0
 _SLICE_STEPS: Final = 2
 """Steps of compaction, a millisecond or so, before the foreground has its turn."""
@@ -254,6 +257,7 @@ class StorageNode:
                 segment.chain.check_writer(epoch)
                 self._append(segment, header, frame)
             touched[segment.key] = segment
+            segment.streamed_at = self._clock.monotonic()
         for segment in self.segments.values():
             if segment.volume == volume and segment.chain.timeline.epoch == epoch:
                 segment.chain.known_vdl = max(segment.chain.known_vdl, vdl)
@@ -330,6 +334,11 @@ class StorageNode:
             self._fail_all(error)
             raise SegmentFailed(f"sync the hot log of {self.id}: {error}") from None
 
+    def comes_by_stream(self, segment: SegmentStore) -> bool:
+        """A writer is sending the segment its log, in order: what peers have more is on its way."""
+        since_s = self._clock.monotonic() - segment.streamed_at
+        return since_s < _STREAM_FRESH_S and not segment.chain.has_gap
+
     def gossip_now(self) -> None:
         self.gossip.now()
 
@@ -358,6 +367,8 @@ class StorageNode:
             if self._has_room_again():
                 self.must_restart.set()
             await self._settle_what_was_left()
+            for segment in self.segments.values():
+                segment.peer_log.tidy()
             due = self._due_for_flush()
             for segment in due:
                 await self.flush(segment)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from itertools import chain
+from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from runtime.uninterrupted import uninterrupted
 from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the_loop
 from storage_node.manifest import MANIFEST_FORMAT, read_manifest, write_manifest
+from storage_node.peer_log import PeerLog
 from storage_node.segment.chain import Chain, Report, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
 from volume.errors import (
@@ -35,7 +37,7 @@ from volume.errors import (
 )
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import GOSSIP_REPLY_BYTES_MAX
-from volume.log_batch import HEADER_SIZE, FrameHeader, clip_frame, read_header, seal_records
+from volume.log_batch import HEADER_SIZE, FrameHeader, clip_frame, read_header
 from volume.quorum_set import Member, QuorumSet
 from volume.redo_record import RedoRecord, apply_records
 from volume.timeline import Timeline
@@ -76,6 +78,8 @@ class SegmentStore:
         self._saved_timeline = self.chain.timeline.epoch
         """The epoch of the timeline in the manifest on the disk."""
         self.failed: str | None = None
+        self.streamed_at = -inf
+        """When a writer last sent it log in this timeline, by the node's clock."""
         self.flushed_at = 0.0
         """When the last layer was written here, by the node's clock."""
         self.mendable = False
@@ -87,6 +91,7 @@ class SegmentStore:
         self._disk = disk
         self._folder = f"segments/{volume}-{id.group}"
         self.layers = LayerMap(disk, self._folder)
+        self.peer_log = PeerLog(self.layers, volume, id.group)
         self._missing: tuple[LayerInfo, ...] = ()
         """Layers that could not be opened. The manifest goes on naming them until others have taken their place:
         without them it would describe a segment that is whole, and is not."""
@@ -300,6 +305,7 @@ class SegmentStore:
                 if not timeline.counts(self.flushed_lsn):
                     self.flushed_lsn = self.chain.scl
                 self._recent.clear()
+                self.streamed_at = -inf
                 self.chain.known_vdl = max(self.chain.known_vdl, vdl)
                 await self.save()
             self.chain.known_vdl = max(self.chain.known_vdl, vdl)
@@ -375,22 +381,11 @@ class SegmentStore:
         found: list[bytes] = []
         if lsn < self.flushed_lsn:
             with self.noticing_damage():
-                found = self._from_layers(lsn)
+                found = self.peer_log.frames_after(lsn, self.chain)
         if not found:
             tables = [*self._flushing.frames_after(lsn), *self.memory.frames_after(lsn)]
             found = [*tables, *self.chain.held_frames]
         return _up_to(found, GOSSIP_REPLY_BYTES_MAX), log_start
-
-    def _from_layers(self, lsn: Lsn) -> list[bytes]:
-        for info in self.layers.log_layers_after(lsn):
-            in_layer = self.layers.records_of(info.name)
-            records = [each for each in in_layer if each.lsn > lsn and self.chain.timeline.counts(each.lsn)]
-            if records:
-                chain = self.chain
-                return seal_records(
-                    self.volume, self.id.group, chain.timeline.epoch, records, chain.known_vdl
-                )
-        return []
 
     # Layers
 

@@ -253,6 +253,7 @@ class Pages:
                 changes = self._changes_of(part, staged, count_before)
                 if changes and start + _CHUNK_PAGES < len(pages):
                     park(self.driver.wait_for_room())
+                    park(self.driver.wait_for_the_slow())
                     started = True
                     self._append_superseding(changes)
                     changes = []

@@ -151,6 +151,11 @@ class NodeClient:
     def groups(self) -> Collection[GroupId]:
         return self._slots.keys()
 
+    @property
+    def queued_bytes(self) -> int:
+        """Not sent yet."""
+        return self._queue_bytes
+
     def add_group(self, group: GroupId, slot: int) -> None:
         """The node hosts a segment of this group, perhaps another than before. A running stream is begun anew,
         to join it."""

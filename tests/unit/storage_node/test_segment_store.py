@@ -267,6 +267,7 @@ class Driven:
                 await self._reload()
             case _:
                 self.check_reads()
+                self.check_frames()
 
     async def _compact(self, floor: int) -> None:
         store = self.store

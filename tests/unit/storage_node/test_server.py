@@ -564,3 +564,42 @@ def test_a_segment_that_is_removed_tells_its_peers_nothing() -> None:
         assert not pb.GossipReply.FromString(await wired.ask("Gossip", _gossip_ask(1))).answer
 
     _wired(work)
+
+
+def test_a_segment_that_a_writer_sends_its_log_asks_no_peer_for_it() -> None:
+    async def work(wired: Wired, writer: Writer) -> None:
+        def comes() -> bool:
+            return wired.node.comes_by_stream(wired.segment)
+
+        assert not comes()
+        await writer.tell(pages=(1,))
+        await writer.hear()
+        assert comes()
+        await asyncio.sleep(1.1)
+        assert not comes()
+        skipped = wired.log.write(2)
+        await writer.tell(pages=(3,))
+        await asyncio.sleep(0.1)
+        assert not comes()  # there is a gap now
+        wired.segment.offer(*framed([skipped], 1))
+        assert comes()
+        wired.log.truncate(wired.log.end)
+        await wired.segment.install(wired.log.timeline, LSN_ZERO)
+        assert not comes()
+
+    _wired(work)
+
+
+def test_a_peer_that_wants_no_log_is_sent_none() -> None:
+    async def work(wired: Wired, writer: Writer) -> None:
+        await writer.tell(pages=(1, 2))
+        await writer.hear()
+        for no_frames in (False, True):
+            ask = pb.GossipAsk(
+                volume=VOLUME, group=GROUP, timeline_epoch=1, membership_epoch=1, no_frames=no_frames
+            )
+            reply = pb.GossipReply.FromString(await wired.ask("Gossip", pb.GossipRequest(ask=[ask])))
+            (answer,) = reply.answer
+            assert (bool(answer.frames), answer.scl) == (not no_frames, wired.log.end)
+
+    _wired(work)

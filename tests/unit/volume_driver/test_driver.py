@@ -237,6 +237,31 @@ def test_a_round_waits_for_commits_that_are_to_come_once_and_not_longer() -> Non
     _in_world(story)
 
 
+def test_bulk_work_waits_a_moment_for_nodes_that_are_slow_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("db_instance.volume_driver.driver._SLOW_QUEUE_BYTES", 1)
+    monkeypatch.setattr("db_instance.volume_driver.node_client._WINDOW_BYTES", 1)
+
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await driver.wait_for_the_slow()
+        world.network.cut("w", "f")
+        for _ in range(3):
+            await world.commit(driver)
+        assert driver.nodes["f"].connected
+        for at_most_s in (0.05, 0.05):
+            before = asyncio.get_running_loop().time()
+            await driver.wait_for_the_slow()
+            assert at_most_s <= asyncio.get_running_loop().time() - before < at_most_s + 0.01
+        world.network.heal()
+        await _soon(lambda: driver.nodes["f"].queued_bytes == 0)
+        await driver.stop()
+
+    _in_world(story)
+
+
 # Members that change
 
 
