@@ -53,7 +53,7 @@ _STREAM_FRESH_S: Final = 1.0
 """For so long after a writer's last frame the next one is expected: a peer's would only come twice."""
 
 _ROOM_S: Final = 5.0
-_SLICE_STEPS: Final = 2
+_SLICE_STEPS: Final = 6
 """Steps of compaction, a millisecond or so, before the foreground has its turn."""
 
 _PAUSE_BUSY_S: Final = 0.01

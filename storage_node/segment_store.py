@@ -291,12 +291,13 @@ class SegmentStore:
             return report(chain(self.layers.keys_after(vdl), keys_in(frames)), self.chain.scl, vdl)
 
     async def install(self, timeline: Timeline, vdl: Lsn) -> None:
-        """Adopt a newer timeline, durably. One that is not newer changes nothing."""
+        """Adopt a newer timeline, durably. One that is not newer changes nothing of the log."""
         await uninterrupted(self._install(timeline, vdl))
 
     async def _install(self, timeline: Timeline, vdl: Lsn) -> None:
         async with self.lock:
             self.check()
+            self.streamed_at = -inf  # a stream that begins anew may leave out what a quorum has
             if timeline.epoch > self.chain.timeline.epoch:
                 with self.noticing_damage():
                     counted = self._counted(self.chain.scl, timeline)
@@ -305,7 +306,6 @@ class SegmentStore:
                 if not timeline.counts(self.flushed_lsn):
                     self.flushed_lsn = self.chain.scl
                 self._recent.clear()
-                self.streamed_at = -inf
                 self.chain.known_vdl = max(self.chain.known_vdl, vdl)
                 await self.save()
             self.chain.known_vdl = max(self.chain.known_vdl, vdl)

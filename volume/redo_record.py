@@ -122,6 +122,18 @@ def is_whole(encoded: bytes) -> bool:
     return bool(encoded[_FLAGS_AT] & FLAG_WHOLE_PAGE)
 
 
+def needs_nothing_before(record: RedoRecord) -> bool:
+    """Does it say by itself what the page is after it? A page's first change is one of zeros."""
+    return bool(record.flags & FLAG_WHOLE_PAGE) or record.page_prev_lsn == LSN_ZERO
+
+
+def packed_whole(record: RedoRecord) -> bytes | None:
+    """The page after this record as an lz4 block, if the record has it so."""
+    if not needs_nothing_before(record):
+        return None
+    return record.payload[COMMIT_STAMP.size :] if record.flags & FLAG_CPL else record.payload
+
+
 def from_last_whole(records: Sequence[RedoRecord]) -> Sequence[RedoRecord]:
     """Those of a page's records, ascending, that make it what it is after them: from the last whole page on."""
     for index in range(len(records) - 1, 0, -1):
@@ -138,24 +150,31 @@ def apply_records(page: bytes, records: Sequence[RedoRecord]) -> bytes:
     """
     if not records:
         return page
-    content = int.from_bytes(page, "little")
-    for record in records:
-        payload = record.payload
-        if record.flags & FLAG_CPL:
-            payload = payload[COMMIT_STAMP.size :]
-        try:
-            change = lz4.block.decompress(payload, uncompressed_size=PAGE_SIZE_BYTES)
-        except lz4.block.LZ4BlockError as error:
-            raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {error}") from None
-        if len(change) != PAGE_SIZE_BYTES:
-            raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {len(change)} bytes")
-        content = (0 if record.flags & FLAG_WHOLE_PAGE else content) ^ int.from_bytes(change, "little")
-    after = content.to_bytes(PAGE_SIZE_BYTES, "little")
+    if len(records) == 1 and needs_nothing_before(records[0]):
+        after = _change(records[0])
+    else:
+        content = int.from_bytes(page, "little")
+        for record in records:
+            change = int.from_bytes(_change(record), "little")
+            content = change if record.flags & FLAG_WHOLE_PAGE else content ^ change
+        after = content.to_bytes(PAGE_SIZE_BYTES, "little")
     if checksum(after) != records[-1].page_crc:
         raise CorruptPage(
             f"apply records to page {records[-1].page_number} up to {records[-1].lsn}: checksum differs"
         )
     return after
+
+
+def _change(record: RedoRecord) -> bytes:
+    """What the record says, a page long: the change, or the whole page. Raises CorruptPage."""
+    payload = record.payload[COMMIT_STAMP.size :] if record.flags & FLAG_CPL else record.payload
+    try:
+        change = lz4.block.decompress(payload, uncompressed_size=PAGE_SIZE_BYTES)
+    except lz4.block.LZ4BlockError as error:
+        raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {error}") from None
+    if len(change) != PAGE_SIZE_BYTES:
+        raise CorruptPage(f"apply record {record.lsn} to page {record.page_number}: {len(change)} bytes")
+    return bytes(change)
 
 
 def whole_page_record(record: RedoRecord, after: bytes) -> RedoRecord:

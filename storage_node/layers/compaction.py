@@ -10,13 +10,13 @@ Each step is a generator that yields after a few pages, so that the caller can m
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
-import lz4.block
-
 from runtime.disk import Disk, File
-from storage_node.layers.layer_file import KIND_IMAGE, LayerWriter
-from storage_node.layers.layer_map import LayerInfo, LayerMap, unpack_image
+from storage_node.layers.layer_file import KIND_IMAGE, Entry, LayerWriter
+from storage_node.layers.layer_map import LayerInfo, LayerMap, Places, unpack_image
 from volume.ids import LSN_ZERO, Lsn, PageNumber
 from volume.timeline import Timeline
 
@@ -85,33 +85,37 @@ class ImageWriting:
 
     def steps(self) -> Iterator[None]:
         writer = LayerWriter(self.file, KIND_IMAGE, self._plan.lsn_from, self._plan.lsn_to)
-        last = 0
-        for count, (page, order) in enumerate(heapq.merge(*self._pages_of_inputs())):
+        content_of = self._newest if self._plan.kind == "merge" else self._after_all
+        for count, (page, places) in enumerate(self._pages()):
             if count % _PAGES_A_STEP == 0:
                 yield
-            if page == last:
-                continue
-            last = page
-            lsn, content = self._content(PageNumber(page), order)
+            lsn, packed = content_of(page, places)
             if lsn:
-                writer.add(PageNumber(page), lsn, content)
+                writer.add(page, lsn, packed)
         writer.finish()
         self.crc = writer.crc
 
-    def _pages_of_inputs(self) -> list[Iterator[tuple[int, int]]]:
-        def pages(order: int, info: LayerInfo) -> Iterator[tuple[int, int]]:
-            return ((entry.page, order) for entry in self._map.reader(info.name).entries())
+    def _pages(self) -> Iterator[tuple[PageNumber, Places]]:
+        """Each page of the inputs, ascending, and where in them it is."""
 
-        return [pages(order, info) for order, info in enumerate(self._plan.inputs)]
+        def entries(info: LayerInfo, order: int) -> Iterator[tuple[PageNumber, int, Entry]]:
+            return ((entry.page, order, entry) for entry in self._map.reader(info.name).entries())
 
-    def _content(self, page: PageNumber, order: int) -> tuple[Lsn, bytes]:
-        """The page's LSN and packed bytes; of images the newest one's, unpacked only to check it."""
-        if self._plan.kind == "merge":
-            reader = self._map.reader(self._plan.inputs[order].name)
-            entry = reader.find(page)
-            assert entry is not None
-            blob = reader.blob(entry)
-            unpack_image(blob, page)
-            return entry.lsn, blob
-        lsn, content = self._map.read_page(page, self._plan.lsn_to, self._timeline)
-        return lsn, lz4.block.compress(content, store_size=False)
+        inputs = self._plan.inputs
+        nowhere: Places = dict.fromkeys(info.name for info in inputs)
+        found = heapq.merge(*(entries(info, order) for order, info in enumerate(inputs)))
+        for page, same in groupby(found, key=itemgetter(0)):
+            places = nowhere.copy()
+            for _, order, entry in same:
+                places[inputs[order].name] = entry
+            yield page, places
+
+    def _newest(self, page: PageNumber, places: Places) -> tuple[Lsn, bytes]:
+        """Of images the newest one's, unpacked only to check it."""
+        name, entry = next((name, entry) for name, entry in places.items() if entry is not None)
+        blob = self._map.reader(name).blob(entry)
+        unpack_image(blob, page)
+        return entry.lsn, blob
+
+    def _after_all(self, page: PageNumber, places: Places) -> tuple[Lsn, bytes]:
+        return self._map.read_packed(page, self._plan.lsn_to, self._timeline, places)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import lz4.block
 
 from runtime.disk import Disk, File, FromTheMedium
-from storage_node.layers.layer_file import KIND_DELTA, KIND_IMAGE, LayerReader, LayerWriter
+from storage_node.layers.layer_file import KIND_DELTA, KIND_IMAGE, Entry, LayerReader, LayerWriter
 from volume.errors import CorruptPage, VolumeError
 from volume.ids import LSN_ZERO, Epoch, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
@@ -34,6 +34,8 @@ from volume.redo_record import (
     is_whole,
     iter_records,
     key_of,
+    needs_nothing_before,
+    packed_whole,
     split_records,
     whole_page_record,
 )
@@ -41,6 +43,9 @@ from volume.timeline import Timeline
 
 Rest = Callable[[], Awaitable[None]]
 """What background work awaits every millisecond or two, so that the foreground has its turn."""
+
+Places = dict[str, Entry | None]
+"""Where a page is in layers, by their names; None: it is not there."""
 
 _FRAMES_A_PORTION: Final = 50
 _PAGES_A_PORTION: Final = 200
@@ -248,19 +253,46 @@ class LayerMap:
 
         Raises CorruptPage. A page never written is LSN 0 and zeros.
         """
+        (lsn, content), records = self._gather(page, read_lsn, timeline, newer, {})
+        return (records[-1].lsn if records else lsn), apply_records(content, records)
+
+    def read_packed(
+        self, page: PageNumber, read_lsn: Lsn, timeline: Timeline, places: Places
+    ) -> tuple[Lsn, bytes]:
+        """As `read_page`, as an image layer has it. `places`: where it is known to be in some of the layers."""
+        (lsn, content), records = self._gather(page, read_lsn, timeline, (), places)
+        if not records:
+            return lsn, lz4.block.compress(content, store_size=False)
+        after = apply_records(content, records)
+        packed = packed_whole(records[0]) if len(records) == 1 else None
+        return records[-1].lsn, packed or lz4.block.compress(after, store_size=False)
+
+    def _gather(
+        self,
+        page: PageNumber,
+        read_lsn: Lsn,
+        timeline: Timeline,
+        newer: Sequence[RedoRecord],
+        places: Places,
+    ) -> tuple[tuple[Lsn, bytes], list[RedoRecord]]:
+        """What makes the page what it is at `read_lsn`: an image of it, and the records after that."""
         chains = [from_last_whole(_counted(newer, read_lsn, timeline))]
         lsn, content = LSN_ZERO, ZERO_PAGE
         for info in self.layers:
-            if chains[-1] and chains[-1][0].flags & FLAG_WHOLE_PAGE:
+            if chains[-1] and needs_nothing_before(chains[-1][0]):
                 break
+            name = info.name
             if info.kind == "delta":
                 if info.lsn_from < read_lsn:
-                    chains.append(from_last_whole(self._chain(info.name, page, read_lsn, timeline)))
+                    entry = places[name] if name in places else self._readers[name].find(page)
+                    if entry is not None:
+                        chains.append(from_last_whole(self._chain(name, entry, read_lsn, timeline)))
             elif info.lsn_to <= read_lsn and timeline.counts(info.lsn_to):
-                found = self.image(info.name, page)
+                found = self.image(name, page)
                 if found is not None:
                     lsn, content = found
                     break
+        base = lsn, content
         wanted: list[RedoRecord] = []
         for chain in reversed(chains):
             if chain and chain[0].lsn <= lsn:
@@ -268,15 +300,11 @@ class LayerMap:
             if chain:
                 wanted += chain
                 lsn = chain[-1].lsn
-        return lsn, apply_records(content, wanted)
+        return base, wanted
 
-    def _chain(self, name: str, page: PageNumber, read_lsn: Lsn, timeline: Timeline) -> list[RedoRecord]:
+    def _chain(self, name: str, entry: Entry, read_lsn: Lsn, timeline: Timeline) -> list[RedoRecord]:
         """The page's records in one delta layer that make it what it is at `read_lsn`, ascending."""
-        reader = self._readers[name]
-        entry = reader.find(page)
-        if entry is None:
-            return []
-        records = iter_records(reader.blob(entry))
+        records = iter_records(self._readers[name].blob(entry))
         first = next(records)
         if not (first.flags & FLAG_WHOLE_PAGE and first.lsn == entry.lsn):
             return _counted([first, *records], read_lsn, timeline)

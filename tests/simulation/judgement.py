@@ -125,9 +125,14 @@ async def _compare_copies(world: World, driver: VolumeDriver) -> None:
 
 
 async def _compare_pages(world: World, driver: VolumeDriver, group: GroupId, pages: list[int]) -> None:
-    answers = {}
-    for slot, node in world.control.members(group):
-        answers[f"pg{group}/{slot} on {node}"] = await _read(world, driver, node, group, pages)
+    answers: dict[str, list[tuple[Lsn, bytes]]] = {}
+    while not answers:
+        for slot, node in world.control.members(group):
+            answer = await _read(world, driver, node, group, pages)
+            if answer is None:
+                answers.clear()
+                break
+            answers[f"pg{group}/{slot} on {node}"] = answer
     reference = next(iter(answers.values()))
     for name, answer in answers.items():
         differing = [page for page, one, other in zip(pages, answer, reference, strict=True) if one != other]
@@ -137,8 +142,11 @@ async def _compare_pages(world: World, driver: VolumeDriver, group: GroupId, pag
 
 async def _read(
     world: World, driver: VolumeDriver, node: str, group: GroupId, pages: list[PageNumber]
-) -> list[tuple[Lsn, bytes]]:
-    """Asked until the copy is complete: gossip closes its gaps, and damage is mended from the peers."""
+) -> list[tuple[Lsn, bytes]] | None:
+    """Asked until the copy is complete: gossip closes its gaps, and damage is mended from the peers. None if
+
+    the node hosts the group no more: segments are moved to nodes that came back with room.
+    """
     judge = world.network.host("judge", Process("judge"))
     calls = SegmentCalls(judge, _VOLUME, driver.epoch)
     required = driver._frontier.durable_end(group)
@@ -148,6 +156,8 @@ async def _read(
                 return await calls.read_pages(f"{node}:1", group, driver.vdl, required, pages)
             except VolumeError as error:
                 world.trace.note("not_yet", node=node, group=group, reason=error)
+                if all(member != node for _, member in world.control.members(group)):
+                    return None
                 await asyncio.sleep(_POLL_S)
     finally:
         await calls.close()
