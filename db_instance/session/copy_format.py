@@ -55,11 +55,26 @@ class CopyReader:
 
     def feed(self, data: bytes) -> list[Fields]:
         """The rows that are complete now."""
-        lines = (self._rest + data).split(b"\n")
+        data = self._rest + data
+        lines = data.split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > LINE_BYTES_MAX:
             raise SessionError("54000", f"COPY line {self.line + 1} is longer than {LINE_BYTES_MAX} bytes")
-        return self._rows(lines)
+        return self._plain_rows(lines) if self._is_plain(data) else self._rows(lines)
+
+    def _is_plain(self, data: bytes) -> bool:
+        """Is each newline the end of a row, and each delimiter of a field?"""
+        if self._ended or self._skip_header or b"\\" in data or b"\r" in data:
+            return False
+        return not (self._options.csv and self._options.quote in data)
+
+    def _plain_rows(self, lines: list[bytes]) -> list[Fields]:
+        self.line += len(lines)
+        delimiter, null = self._options.delimiter, self._options.null
+        rows: list[Fields] = [[*line.split(delimiter)] for line in lines]
+        if b"\\" in null:
+            return rows
+        return [[None if field == null else field for field in row] if null in row else row for row in rows]
 
     def finish(self) -> list[Fields]:
         """The last row, if it has no newline after it."""

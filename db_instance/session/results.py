@@ -124,6 +124,19 @@ Decode = Callable[[bytes], Any]
 
 
 @lru_cache(maxsize=500)
+def column_decoder(oid: int) -> Callable[[Sequence[bytes | None]], list[Any]]:
+    """Many texts of one type, None among them, to what SQLite gets. The result raises InvalidValue, UnicodeError."""
+    decode = decoder(oid, 0)
+
+    def values(fields: Sequence[bytes | None]) -> list[Any]:
+        return [None if field is None else decode(field) for field in fields]
+
+    def integers(fields: Sequence[bytes | None]) -> list[Any]:
+        return types.decode_integers(oid, fields) or values(fields)
+
+    return integers if types.is_integer(oid) else values
+
+
 def decoder(oid: int, format: int) -> Decode:
     """Bytes of a parameter, or of COPY, to what SQLite gets."""
     if format == 0:

@@ -116,3 +116,25 @@ def test_numbers_print_as_postgresql_prints_them() -> None:
         encode_binary(types.INT2, 70_000)
     assert struct.unpack("!h", encode_binary(types.INT2, -2)) == (-2,)
     assert uuid.UUID(bytes=encode_binary(types.UUID, str(uuid.UUID(int=5)))).int == 5
+
+
+_DIGITS = st.text("0123456789-+_ x.", max_size=12) | st.integers(-(2**64), 2**64).map(str)
+
+
+@given(
+    st.sampled_from([types.INT2, types.INT4, types.INT8]),
+    st.lists(st.none() | _DIGITS.map(str.encode), min_size=1),
+)
+def test_integers_decoded_at_once_are_those_decoded_one_by_one(oid: int, fields: list[bytes | None]) -> None:
+    found = types.decode_integers(oid, fields)
+    if found is not None:
+        assert found == [decode_text(oid, field) for field in fields if field is not None]
+        assert None not in fields
+
+
+def test_plain_integers_are_decoded_at_once() -> None:
+    assert types.decode_integers(types.INT2, [b"1", b" -32768", b"32767 "]) == [1, -32768, 32767]
+    for bad in (b"32768", b"-32769", b"1_0", b"x", None):
+        assert types.decode_integers(types.INT2, [b"1", bad]) is None
+    with pytest.raises(InvalidValue):
+        decode_text(types.INT4, b"1_0")

@@ -465,23 +465,25 @@ async def test_copy_in_and_out(sql: SqlServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("why", "data", "error"),
+    ("why", "data", "error", "detail"),
     [
-        ("too few fields", "1\n", errors.BadCopyFileFormat),
-        ("too many fields", "1\tx\ty\n", errors.BadCopyFileFormat),
-        ("no integer", "one\tx\n", errors.InvalidTextRepresentation),
-        ("duplicate", "1\tx\n1\ty\n", errors.UniqueViolation),
+        ("too few fields", "1\n", errors.BadCopyFileFormat, "COPY row 2"),
+        ("too many fields", "1\tx\n2\tx\ty\n", errors.BadCopyFileFormat, "COPY row 3"),
+        ("no integer", "one\tx\n", errors.InvalidTextRepresentation, None),
+        ("too large", "9223372036854775808\tx\n", errors.NumericValueOutOfRange, None),
+        ("duplicate", "1\tx\n1\ty\n", errors.UniqueViolation, None),
     ],
 )
 async def test_a_failed_copy_leaves_nothing(
-    sql: SqlServer, why: str, data: str, error: type[Exception]
+    sql: SqlServer, why: str, data: str, error: type[psycopg.Error], detail: str | None
 ) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (a int primary key, b text)")
-        with pytest.raises(error):
+        with pytest.raises(error) as raised:
             async with connection.cursor().copy("copy t from stdin") as copy:
                 await copy.write("7\tseven\n")
                 await copy.write(data)
+        assert raised.value.diag.message_detail == detail
         assert await rows(connection, "select * from t") == []
 
 
