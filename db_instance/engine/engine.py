@@ -14,6 +14,7 @@ import apsw
 
 from db_instance.dialect import Catalog
 from db_instance.engine import parking
+from db_instance.engine.lone_writes import LoneWrite, LoneWrites, change_all, takes_long
 from db_instance.engine.pages import Pages
 from db_instance.engine.schema import EMPTY_SCHEMA, read_schema
 from db_instance.engine.vfs import VolumeFile, VolumeVfs
@@ -70,6 +71,8 @@ class Lease:
         self.holds_write_lock = False
         self.interrupted = False
         self.generation = 0
+        self.looks: int | None = None
+        """How often SQLite has asked whether to go on with a lone write; None while none is run (lone_writes.py)."""
 
     def interrupt(self) -> None:
         """End the running statement at its next step (cancel, statement_timeout)."""
@@ -144,6 +147,7 @@ class Engine:
         self._last_writer: Lease | None = None
         """The connection of the last commit, if it is idle: what SQLite has cached in it is still true."""
         self._write_lock = WriteLock()
+        self.lone_writes = LoneWrites(self)
         pages.more_to_come = self._commits_to_come
         self._generation = 0
         self._connections = 0
@@ -295,6 +299,22 @@ class Engine:
         self.commits += 1
         return changed, file.commit_lsn
 
+    async def run_all_and_commit(self, lease: Lease, writes: list[LoneWrite]) -> Lsn:
+        """Statements without rows, by the holder of the write lock, in one transaction; the LSN to wait for.
+
+        The lock is free when this returns. If it raises the transaction is still open.
+        """
+        file = lease.file
+        file.commit_lsn = None
+        may_have_read = self.pages.newest
+        self.statements += len(writes)
+        await parking.run(change_all, lease, writes)
+        self._release(lease)
+        if file.commit_lsn is None:
+            return may_have_read
+        self.commits += sum(write.started and write.error is None for write in writes)
+        return file.commit_lsn
+
     async def begin_snapshot(self, lease: Lease) -> None:
         """Pin the newest read point until the transaction ends."""
         await parking.run(
@@ -363,6 +383,17 @@ class Engine:
             lease.file.discard()
             self._release(lease)
 
+    async def undo(self, lease: Lease) -> None:
+        """Undo the transaction and give the connection back, or close it if it can no longer be used."""
+        try:
+            await self.rollback(lease)
+        except BaseException as error:
+            self.discard(lease)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self.give_back(lease)
+
     async def wait_durable(self, lsn: Lsn) -> None:
         """Return once the VDL covers the LSN. Raises OutcomeUnknown."""
         await self.pages.driver.wait_durable(lsn)
@@ -402,6 +433,7 @@ class Engine:
         self._idle.clear()
 
     def close(self) -> None:
+        self.lone_writes.close()
         self.reset_connections()
         self._vfs.unregister()
 
@@ -440,6 +472,8 @@ def _describe(connection: apsw.Connection, sql: str, params: int) -> list[tuple[
 
 def _look_up(lease: Lease) -> bool:
     """Called by SQLite every so many steps: let others run. True ends the statement."""
+    if lease.looks is not None:
+        return takes_long(lease)
     parking.park(asyncio.sleep(0))
     return lease.interrupted
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from db_instance.dialect import Catalog
 from db_instance.engine.engine import Cursor, Engine
+from db_instance.engine.lone_writes import LoneWrite, RunAlone
 from db_instance.engine.parking import Outcome, Waiting
 from db_instance.session.errors import SessionError
 from db_instance.session.rows import Rows
@@ -59,10 +60,14 @@ class Transaction:
         self._defaults = Characteristics()
         self._defaults_as_of = -1
         self._committing = False
+        self._joined: LoneWrite | None = None
+        """A statement that runs together with others."""
 
     @property
     def committing(self) -> bool:
         """A commit is under way: it can no longer be cancelled."""
+        if self._joined is not None and self._joined.started:
+            return True
         return self._committing or (self._lease is not None and self._lease.file.committing)
 
     @property
@@ -192,11 +197,7 @@ class Transaction:
         """
         assert not self.begun
         self._check_may_write()
-        self._lease = await self._engine.lease_to_write(self._settings.seconds("lock_timeout"))
-        self._hold = Hold.WRITE
-        changed, lsn = await self._engine.run_and_commit(self._lease, sql, params)
-        self._hold = Hold.NOTHING
-        self._give_back()
+        changed, lsn = await self._joined_with_others(sql, params) or await self._run_alone(sql, params)
         if lsn:
             self._committing = True
             try:
@@ -204,6 +205,27 @@ class Transaction:
             finally:
                 self._committing = False
         return changed
+
+    async def _joined_with_others(self, sql: str, params: Sequence[Any]) -> tuple[int, Lsn] | None:
+        """Run and committed with others that come at the same time; None: it is to run alone."""
+        others = self._engine.lone_writes
+        if not others.gathering:
+            return None
+        self._joined = others.add(sql, params, self._settings.seconds("lock_timeout"))
+        try:
+            return await self._joined.done
+        except RunAlone:
+            return None
+        finally:
+            self._joined = None
+
+    async def _run_alone(self, sql: str, params: Sequence[Any]) -> tuple[int, Lsn]:
+        self._lease = await self._engine.lease_to_write(self._settings.seconds("lock_timeout"))
+        self._hold = Hold.WRITE
+        found = await self._engine.run_and_commit(self._lease, sql, params)
+        self._hold = Hold.NOTHING
+        self._give_back()
+        return found
 
     def adopt(self, cursor: Cursor) -> Rows:
         """The rows of a statement that was begun now, where they are many."""
@@ -304,16 +326,11 @@ class Transaction:
         self._catalog = None
         if self._lease is None:
             return
-        lease = self._lease
+        lease, self._lease = self._lease, None
         try:
-            await self._engine.rollback(lease)
-        except Exception:
-            self._lease = None
+            await self._engine.undo(lease)
+        finally:
             self._hold = Hold.NOTHING
-            self._engine.discard(lease)
-            return
-        self._hold = Hold.NOTHING
-        self._give_back()
 
     def _close_rows(self) -> None:
         for rows in self._rows:

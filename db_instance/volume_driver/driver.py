@@ -9,6 +9,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -280,6 +281,19 @@ class VolumeDriver:
         self._gathering = None
         self._gathered = True
         self._seal_if_due()
+
+    @property
+    def has_round(self) -> bool:
+        """Is one on its way, or about to be?"""
+        return self._frontier.in_flight > 0 or self._batcher.pending_bytes > 0
+
+    async def until_round_is_over(self) -> None:
+        """Return when the round that is on its way has come to its end; soon, if that does not."""
+        if self._frontier.in_flight:
+            self._progress.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_S):
+                    await self._progress.wait()
 
     async def wait_for_room(self) -> None:
         """Back-pressure, before anything is written. Raises VolumeBusy when storage lacks a quorum for long."""

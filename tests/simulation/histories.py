@@ -10,6 +10,7 @@ from itertools import count
 from typing import Final
 
 from db_instance.engine.engine import Engine, Lease
+from db_instance.engine.lone_writes import RunAlone
 from tests.checkers import list_append, register
 from tests.checkers.history import Outcome
 from tests.checkers.list_append import Append, Read, Transaction
@@ -120,16 +121,25 @@ class Histories:
     async def _change_register(self, engine: Engine, key: int, kind: str) -> None:
         begin, outcome = _now(), Outcome.FAILED
         value, expected = next(self._values), None
+        change = "INSERT OR REPLACE INTO register VALUES (?, ?)"
         try:
+            if kind == "write" and engine.lone_writes.gathering:
+                outcome = Outcome.UNKNOWN
+                _, lsn = await engine.lone_writes.add(change, (key, value), _WRITE_LOCK_S).done
+                await engine.wait_durable(lsn)
+                outcome = Outcome.OK
+                return
             async with leased(engine) as lease:
                 await engine.begin_write(lease, _WRITE_LOCK_S)
                 if kind == "cas":
                     expected = await _value_of(engine, lease, key)
-                await engine.rows(lease, "INSERT OR REPLACE INTO register VALUES (?, ?)", (key, value))
+                await engine.rows(lease, change, (key, value))
                 outcome = Outcome.UNKNOWN
                 lsn = await engine.commit(lease)
             await engine.wait_durable(lsn)
             outcome = Outcome.OK
+        except RunAlone:
+            outcome = Outcome.FAILED
         except EXPECTED:
             pass
         finally:
