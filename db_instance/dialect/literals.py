@@ -61,6 +61,9 @@ _CLOSES: Final = frozenset(
         "do",
     ]
 )
+_PLAIN: Final = re.compile(r"'(?:[^']|'')*'|(?<![\w.$])\d+(?![\w.])")
+_NOT_PLAIN: Final = re.compile(r'["$\\]|--|/\*')
+"""Where literals cannot be told from other things that simply."""
 _AND: Final = frozenset(("and", "or", "between", "like", "in"))
 
 
@@ -99,3 +102,16 @@ def take_literals(sql: str) -> Shape | None:
     if not values or len(values) > _LITERALS_MAX:
         return None
     return Shape("".join(parts), tuple(values), tuple(is_number))
+
+
+def plain_shape(sql: str) -> str | None:
+    """The text without any of its literals, at one pass: equal for texts that differ in these only.
+
+    None if literals cannot be told from other things that simply.
+    """
+    return None if _NOT_PLAIN.search(sql) else _PLAIN.sub("\0", sql)
+
+
+def plain_literals(sql: str) -> list[str]:
+    """The literals of a text with a plain shape, as they are written."""
+    return _PLAIN.findall(sql)

@@ -1,21 +1,22 @@
 """Translated statements, shared by all sessions of an instance: most texts come again and again."""
 
-import re
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
 
 from db_instance.dialect import Catalog, SqlError, Statement, translate
 from db_instance.dialect.lexer import string_value
-from db_instance.dialect.literals import DIGITS_MAX, LITERALS_TEXT_MAX, take_literals
+from db_instance.dialect.literals import (
+    DIGITS_MAX,
+    LITERALS_TEXT_MAX,
+    plain_literals,
+    plain_shape,
+    take_literals,
+)
 from db_instance.session.results import Decode, decoder
 
 _STATEMENTS_MAX: Final = 4000
 _TEXT_CHARACTERS_MAX: Final = 10_000
 """Longer texts are rarely repeated, and would fill the memory."""
-
-_LITERAL: Final = re.compile(r"'(?:[^']|'')*'|(?<![\w.$])\d+(?![\w.])")
-_UNSAFE: Final = re.compile(r'["$\\]|--|/\*')
-"""Where literals cannot be told from other things that simply."""
 
 
 class _Repeated(NamedTuple):
@@ -35,13 +36,12 @@ class StatementCache:
 
         Raises SqlError, ValueError for literals that are no values of the parameters' types.
         """
-        if _UNSAFE.search(sql):
-            return None
-        known = self._repeated.get(_LITERAL.sub("\0", sql))
+        shape = plain_shape(sql)
+        known = self._repeated.get(shape) if shape is not None else None
         if known is None or known.catalog is not catalog:
             return None
         values = []
-        for literal, decode in zip(_LITERAL.findall(sql), known.decoders, strict=True):
+        for literal, decode in zip(plain_literals(sql), known.decoders, strict=True):
             if literal[0] == "'":
                 if decode is None:
                     return None
@@ -54,16 +54,17 @@ class StatementCache:
 
     def learn(self, sql: str, statement: Statement, catalog: Catalog, known: Any) -> None:
         """Remember `known` for all texts that differ from this one, which is the statement, in literals only."""
-        if len(sql) > LITERALS_TEXT_MAX or _UNSAFE.search(sql):
+        shape = plain_shape(sql)
+        if shape is None or len(sql) > LITERALS_TEXT_MAX:
             return
-        literals = _LITERAL.findall(sql)
+        literals = plain_literals(sql)
         if len(literals) != len(statement.param_types):
             return  # some decide what the statement means
         decoders = [
             decoder(oid, 0) if literal[0] == "'" else None
             for literal, oid in zip(literals, statement.param_types, strict=True)
         ]
-        self._repeated[_LITERAL.sub("\0", sql)] = _Repeated(catalog, decoders, known)
+        self._repeated[shape] = _Repeated(catalog, decoders, known)
         if len(self._repeated) > _STATEMENTS_MAX:
             self._repeated.popitem(last=False)
 
