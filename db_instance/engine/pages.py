@@ -8,6 +8,7 @@ lowest one is what storage must keep.
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final
 
 from db_instance.engine.mini_transaction import (
@@ -53,6 +54,8 @@ class Pages:
         """Highest size of the volume seen so far, in pages: reading ahead ends there."""
         self._pinned: dict[Lsn, int] = {}
         self._flights: dict[PageNumber, asyncio.Future[None]] = {}
+        """Of each page that is on its way."""
+        self._unwaited: set[asyncio.Future[dict[PageNumber, Version]]] = set()
         self.attach(driver)
 
     def attach(self, driver: VolumeDriver) -> None:
@@ -112,9 +115,35 @@ class Pages:
         self._page_count = max(self._page_count, count)
         return count
 
+    def begin_to_fetch(self, pages: Sequence[int]) -> None:
+        """Ask storage for what is missing of these, and do not wait for it: an error is told to who needs them.
+
+        Parks until the request is on its way: a statement may run for long before the event loop's next turn.
+        """
+        if self._fly_to(pages):
+            park(_two_turns())
+
+    def _fly_to(self, pages: Sequence[int]) -> bool:
+        """Begin a flight for what is missing of these pages, if there is anything."""
+        wanted = self._worth_fetching(pages[0], pages) if pages else []
+        if not wanted:
+            return False
+        flying = asyncio.ensure_future(
+            self._fly(self.driver, self.driver.vdl, wanted, self._begin_flight(wanted))
+        )
+        self._unwaited.add(flying)
+        flying.add_done_callback(self._on_landed)
+        return True
+
+    def _on_landed(self, flying: asyncio.Future[dict[PageNumber, Version]]) -> None:
+        self._unwaited.discard(flying)
+        if not flying.cancelled():
+            flying.exception()  # nobody waits for it: it counts as told
+
     async def fetch(self, page: PageNumber, read_point: Lsn, ahead: Sequence[int] = ()) -> Version:
         """Read the page from storage, and with it what is missing of `ahead`."""
         while (flight := self._flights.get(page)) is not None:
+            self._fly_to(ahead)
             await asyncio.wait([flight])
             version = self.cache.get(page, read_point)
             if version is not None:
@@ -129,36 +158,47 @@ class Pages:
         return Version(lsn, data)
 
     async def _fetch_at(self, vdl: Lsn, page: PageNumber, ahead: Sequence[int]) -> Version:
-        wanted = [page, *self._worth_fetching(page, ahead)]
+        wanted = [page, *(other for other in self._worth_fetching(page, ahead) if other != page)]
+        wanted = wanted[:READ_PAGES_MAX]
+        return (await self._fly(self.driver, vdl, wanted, self._begin_flight(wanted)))[page]
+
+    def _begin_flight(self, wanted: Sequence[PageNumber]) -> asyncio.Future[None]:
         flight: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for number in wanted:
             self.cache.begin_fetch(number)
             self._flights[number] = flight
+        return flight
+
+    async def _fly(
+        self, driver: VolumeDriver, vdl: Lsn, wanted: list[PageNumber], flight: asyncio.Future[None]
+    ) -> dict[PageNumber, Version]:
         found: dict[PageNumber, Version] = {}
         try:
-            answers = await self.driver.read_pages(wanted, vdl)
+            answers = await driver.read_pages(wanted, vdl)
             found = {number: Version(*answer) for number, answer in zip(wanted, answers, strict=True)}
         finally:
             for number in wanted:
                 self.cache.end_fetch(number, found.get(number))
                 del self._flights[number]
             flight.set_result(None)
-        return found[page]
+        return found
 
-    def _worth_fetching(self, page: PageNumber, ahead: Sequence[int]) -> list[PageNumber]:
+    def _worth_fetching(self, page: int, ahead: Sequence[int]) -> list[PageNumber]:
+        """What is missing of `ahead` and lies in the page's group; `page` itself is on its way or among them."""
         if not ahead:
             return []
         pages_per_group = self.driver.pages_per_group
         first = (page - 1) // pages_per_group * pages_per_group + 1
         last = min(self._page_count, first + pages_per_group - 1)
-        return [
+        found = (
             PageNumber(number)
-            for number in ahead
+            for number in dict.fromkeys(ahead)
             if first <= number <= last
-            and number not in (page, LOCK_PAGE)
+            and number != LOCK_PAGE
             and number not in self._flights
             and self.cache.newest(PageNumber(number)) is None
-        ][: READ_PAGES_MAX - 1]
+        )
+        return list(islice(found, READ_PAGES_MAX))
 
     # Committing
 
@@ -295,3 +335,9 @@ class Pages:
 
     def _is_whole(self) -> bool:
         return self._dice.random() * _WHOLE_ONE_IN < 1.0
+
+
+async def _two_turns() -> None:
+    """Of the event loop: in the first a flight's task begins, in the second the one that asks a node."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)

@@ -77,6 +77,8 @@ class VolumeFile(apsw.VFSFile):
             return b""
         version = self._pages.cache.get(page, read_point)
         if version is not None:
+            if page == self._read_ahead.mark:
+                self._pages.begin_to_fetch(self._read_ahead.on_mark())
             return version.data
         return self._pages.read(page, read_point, self._read_ahead.on_miss(page))
 

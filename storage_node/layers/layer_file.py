@@ -10,8 +10,8 @@
 
     entry: u32 page, u32 crc of the blob, u64 offset, u64 lsn (the page's last), u32 size, u32 zero
 
-A reader keeps only the sparse array: four bytes for each 127 pages. Every blob and every index block is
-checked whenever it is read.
+A reader keeps only the sparse array, four bytes for each 127 pages, and the last block of the index: scans ask for
+neighbours. Every blob and every index block is checked whenever it is read.
 """
 
 import struct
@@ -138,6 +138,7 @@ class LayerReader:
         if checksum(sparse) != fields[5]:
             raise CorruptPage(f"open layer {name}: its sparse index does not match")
         self._sparse = array("I", sparse)
+        self._last_block = -1, b""
 
     @property
     def size_bytes(self) -> int:
@@ -178,11 +179,14 @@ class LayerReader:
             yield entry.size
 
     def _block(self, number: int) -> bytes:
+        if self._last_block[0] == number:
+            return self._last_block[1]
         block = self._read(self._index_offset + number * _BLOCK_BYTES, _BLOCK_BYTES)
         count, crc = _BLOCK_END.unpack_from(block, _BLOCK_BYTES - _BLOCK_END.size)
         if checksum(block[: -_COUNT.size]) != crc or count > _ENTRIES_MAX:
             raise CorruptPage(f"read index block {number} of layer {self.name}: checksum differs")
-        return block[: count * _ENTRY.size]
+        self._last_block = number, block[: count * _ENTRY.size]
+        return self._last_block[1]
 
     def _read(self, offset: int, size: int) -> bytes:
         data = self._file.read(offset, size)

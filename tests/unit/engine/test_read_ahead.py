@@ -58,11 +58,56 @@ def test_a_scan_of_scattered_children_is_read_ahead_and_each_page_missed_once() 
     assert misses < 15
 
 
+def test_a_long_scan_asks_for_the_next_pages_before_it_needs_them() -> None:
+    order = list(range(10, 460))
+    random.Random(1).shuffle(order)
+    ahead = ReadAhead()
+    ahead.saw_interior(_interior(order))
+    have: set[int] = set()
+    in_time = late = 0
+    for page in order:
+        if page not in have:
+            late += 1
+            have |= {page, *ahead.on_miss(page)}
+        elif page == ahead.mark:
+            more = ahead.on_mark()
+            assert have.isdisjoint(more)
+            in_time += len(more)
+            have |= set(more)
+    assert have == set(order)
+    assert late < 10
+    assert in_time > 300
+    assert ahead.mark == 0
+
+
+def test_a_page_that_is_missed_while_it_is_on_its_way_goes_on_with_the_scan() -> None:
+    ahead = ReadAhead()
+    order = list(range(10, 460))
+    ahead.saw_interior(_interior(order))
+    page = 10
+    while not ahead.mark:
+        page += 1 + len(ahead.on_miss(page))
+    more = ahead.on_mark()
+    assert ahead.on_miss(more[0]) == [number for number in more[1:]] + [more[-1] + 1]
+    assert ahead.mark == more[1]
+
+
+def test_another_parent_takes_the_mark_away() -> None:
+    ahead = ReadAhead()
+    ahead.saw_interior(_interior(list(range(10, 460))))
+    page = 10
+    while not ahead.mark:
+        page += 1 + len(ahead.on_miss(page))
+    ahead.saw_interior(_interior([700, 701]))
+    assert ahead.mark == 0
+
+
 def test_the_next_parents_first_child_goes_on_with_the_scan() -> None:
     ahead = ReadAhead()
     ahead.saw_interior(_interior([10, 11, 12, 13]))
     for page in (10, 11, 12, 13):
         ahead.on_miss(page)
+    assert not ahead.on_miss(9)  # the next parent
     ahead.saw_interior(_interior([40, 30, 20, 50]))
     assert ahead.on_miss(40)[:3] == [30, 20, 50]
 
