@@ -37,9 +37,9 @@ def name_columns(tree: exp.Insert, catalog: Catalog) -> None:
 
 def _columns_of(table: exp.Expression, catalog: Catalog) -> list[exp.Expression]:
     info = catalog.table(table.name)
-    return (
-        [exp.to_identifier(column.name, quoted=True) for column in info.columns] if info is not None else []
-    )
+    if info is None:
+        return []
+    return [exp.to_identifier(column.name, quoted=True) for column in info.columns]
 
 
 def _rows(source: exp.Expression | None) -> list[list[exp.Expression]]:

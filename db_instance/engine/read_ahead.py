@@ -1,10 +1,11 @@
 """Guesses which pages a scan wants next, from those that it missed. Pure.
 
 A B-tree's leaves are read in the order of their parent's children, wherever they lie in the file: when two
-misses in a row are neighbours there, the next children are worth having, twice as many each time. Once they are as many as may be, the first of
-them is a mark: when the scan comes to it the children after them are worth having too, so that they are on
-their way while the scan still works (as in Linux: https://lwn.net/Articles/888715/). Where no parent
-knows the page (overflow chains), its neighbours in the file take that part, without a mark.
+misses in a row are neighbours there, the next children are worth having, twice as many each time. Once they are
+as many as may be, the first of them is a mark: when the scan comes to it, the children after them are worth
+having too, so that they are on their way while the scan still works (as in Linux:
+https://lwn.net/Articles/888715/). Where no parent knows the page (overflow chains), its neighbours in the file
+take that part, without a mark.
 
 The page's layout: https://www.sqlite.org/fileformat2.html#b_tree_pages
 """

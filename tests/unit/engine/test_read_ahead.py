@@ -80,24 +80,25 @@ def test_a_long_scan_asks_for_the_next_pages_before_it_needs_them() -> None:
     assert ahead.mark == 0
 
 
-def test_a_page_that_is_missed_while_it_is_on_its_way_goes_on_with_the_scan() -> None:
-    ahead = ReadAhead()
-    order = list(range(10, 460))
-    ahead.saw_interior(_interior(order))
-    page = 10
-    while not ahead.mark:
-        page += 1 + len(ahead.on_miss(page))
-    more = ahead.on_mark()
-    assert ahead.on_miss(more[0]) == [number for number in more[1:]] + [more[-1] + 1]
-    assert ahead.mark == more[1]
-
-
-def test_another_parent_takes_the_mark_away() -> None:
+def _marked() -> ReadAhead:
+    """A scan of the children 10 to 459 that has come to ask for as many as may be."""
     ahead = ReadAhead()
     ahead.saw_interior(_interior(list(range(10, 460))))
     page = 10
     while not ahead.mark:
         page += 1 + len(ahead.on_miss(page))
+    return ahead
+
+
+def test_a_page_that_is_missed_while_it_is_on_its_way_goes_on_with_the_scan() -> None:
+    ahead = _marked()
+    more = ahead.on_mark()
+    assert ahead.on_miss(more[0]) == [*more[1:], more[-1] + 1]
+    assert ahead.mark == more[1]
+
+
+def test_another_parent_takes_the_mark_away() -> None:
+    ahead = _marked()
     ahead.saw_interior(_interior([700, 701]))
     assert ahead.mark == 0
 
