@@ -422,9 +422,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS_MAX, help="to try at most (default %(default)s)")
     arguments = parser.parse_args()
     missed = 0
-    for bug in BUGS:
-        if arguments.only not in (None, bug.__name__):
-            continue
+    bugs = [bug for bug in BUGS if arguments.only in (None, bug.__name__)]
+    if not bugs:
+        parser.error(f"--only: no bug is called {arguments.only}")
+    for bug in bugs:
         started = time.monotonic()
         found = seeds_until_caught(bug, arguments.seeds)
         took = f"{time.monotonic() - started:.0f} s"
@@ -434,7 +435,7 @@ def main() -> int:
         else:
             reason = found[1].partition(": ")[2].replace("\n", " ")[:110]
             print(f"{bug.__name__:42} seed {found[0]:4}, {took}: {reason}", flush=True)
-    print(f"{len(BUGS)} bugs, {missed} not caught")
+    print(f"{len(bugs)} bugs, {missed} not caught")
     return 1 if missed else 0
 
 
