@@ -15,6 +15,7 @@ from tests.simulation.sim_disk import DiskFaults
 from tests.simulation.sim_transport import NetworkFaults
 from tests.simulation.world import World
 from volume.ids import VolumeId
+from volume.quorum import COPIES, READ_QUORUM
 
 Fault = Callable[["Mischief"], Awaitable[None]]
 _PAUSE_S: Final = 0.8
@@ -181,6 +182,44 @@ async def nodes_die_amid_an_opening(m: Mischief) -> None:
     await m.for_a_while()
     if len(m.world.writers) < 2:
         await m.world.start_writer()
+
+
+async def nodes_die_between_promise_and_timeline(m: Mischief) -> None:
+    """Both writers stand still while the nodes that promised the newer one die: the old one goes on first."""
+    if len(m.world.writers) != 1 or m.world.writers[0].process.paused:
+        return
+    epoch, (old,) = m.world.control.newest_epoch, m.world.writers
+    old.process.pause()
+    try:
+        await asyncio.sleep(m.dice.choice([0.0, 0.02]))  # what it has sent may arrive, or meet the promise
+        new = await m.world.start_writer()
+        for _ in range(500):
+            promised = [name for name in sorted(m.world.nodes) if _has_promised_after(m.world, name, epoch)]
+            if len(promised) >= COPIES or (len(promised) >= READ_QUORUM and m.dice.random() < 0.02):
+                break
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(m.dice.uniform(0.0, 0.003))
+        if not new.process.paused:
+            new.process.pause()
+        for name in m.dice.sample(promised, m.dice.randint(0, len(promised))):
+            await m.world.stop_node(name, power_cut=m.dice.random() < 0.5)
+            if m.world.nodes[name].process is None:
+                await m.world.start_node(name)
+    finally:
+        old.process.resume()
+    await m.for_a_while()
+    new.process.resume()
+    await m.for_a_while()
+    await m.world.stop_writer(old)
+    if not m.world.writers:
+        await m.world.start_writer()
+
+
+def _has_promised_after(world: World, name: str, epoch: int) -> bool:
+    service = world.nodes[name].service
+    return service is not None and any(
+        segment.chain.promised > epoch for segment in service.segments.values()
+    )
 
 
 async def hosts_are_cut_off(m: Mischief) -> None:
@@ -381,6 +420,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (writer_is_replaced_while_it_lives, 2),
     (writer_dies_half_heard, 3),
     (nodes_die_amid_an_opening, 2),
+    (nodes_die_between_promise_and_timeline, 2),
     (hosts_are_cut_off, 3),
     (network_is_bad, 3),
     (disk_is_slow, 2),
