@@ -12,7 +12,7 @@ from db_instance.dialect.lexer import Token, string_value, unquote
 from db_instance.dialect.queries import expression
 from db_instance.dialect.statement import SqlError
 
-_SERIALS: Final = {"serial", "bigserial", "smallserial", "serial4", "serial8"}
+_SERIALS: Final = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
 _INTEGERS: Final = {"int", "integer", "int4", "bigint", "int8", "smallint", "int2"}
 _NEXT_CONSTRAINT: Final = {
     "not",
@@ -27,7 +27,7 @@ _NEXT_CONSTRAINT: Final = {
     "generated",
 }
 """Words that begin a constraint, and so end what is before it."""
-_INT_OIDS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
+_INTEGER_BITS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
 
 
 def plain(tokens: list[Token]) -> list[str]:
@@ -109,10 +109,8 @@ def column(item: list[Token]) -> list[str]:
 def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) -> list[str]:
     constraints = _constraints(rest)
     is_key = constraints[:2] == ["primary", "key"] or " primary key" in " " + " ".join(constraints).lower()
-    if declared in _SERIALS:
-        if not is_key:
-            raise SqlError("0A000", f"column {name}: serial is supported for a primary key only")
-        return ["INTEGER", *constraints]
+    if declared in _SERIALS and not is_key:
+        raise SqlError("0A000", f"column {name}: serial is supported for a primary key only")
     oid = types.oid_of_decltype(declared)
     if oid == types.NUMERIC:
         raise SqlError(
@@ -122,22 +120,38 @@ def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) ->
         )
     if oid == 0:
         raise SqlError("42704", f'type "{declared}" does not exist')
-    if is_key and oid in _INT_OIDS:
-        return ["INTEGER", *constraints]  # SQLite's own row number, no second index
+    if is_key and oid in _INTEGER_BITS:
+        # SQLite's own row number, no second index, and an integer by itself.
+        return ["INTEGER", *constraints, *_range_check(name, oid)]
     suffix = f"({', '.join(arguments)})" if arguments else ""
     return [f"{declared}{suffix}", *constraints, *_checks(name, oid, arguments)]
 
 
 def _checks(name: str, oid: int, arguments: list[str]) -> list[str]:
-    if oid in _INT_OIDS:
-        bits = _INT_OIDS[oid]
-        span = f" AND {name} BETWEEN {-(1 << bits)} AND {(1 << bits) - 1}" if bits < 63 else ""
-        return [f"CHECK ({name} IS NULL OR typeof({name}) = 'integer'{span})"]
-    if oid in (types.VARCHAR, types.BPCHAR) and arguments:
-        return [f"CHECK (length({name}) <= {int(arguments[0])})"]
+    """Each is called as PostgreSQL words its violation (session/errors.py)."""
+    if oid in _INTEGER_BITS:
+        return [*_kind_check(name, oid, "'integer'"), *_range_check(name, oid)]
     if oid in (types.FLOAT4, types.FLOAT8):
-        return [f"CHECK ({name} IS NULL OR typeof({name}) IN ('real', 'integer'))"]
+        return _kind_check(name, oid, "'real', 'integer'")
+    if oid in (types.VARCHAR, types.BPCHAR) and arguments:
+        type_name = f"{'character varying' if oid == types.VARCHAR else 'character'}({int(arguments[0])})"
+        return [
+            f'CONSTRAINT "value too long for type {type_name}" CHECK (length({name}) <= {int(arguments[0])})'
+        ]
     return []
+
+
+def _kind_check(name: str, oid: int, kinds: str) -> list[str]:
+    told = f"invalid input syntax for type {types.PLAIN_NAMES[oid]}"
+    return [f'CONSTRAINT "{told}" CHECK ({name} IS NULL OR typeof({name}) IN ({kinds}))']
+
+
+def _range_check(name: str, oid: int) -> list[str]:
+    bits = _INTEGER_BITS[oid]
+    if bits == 63:
+        return []
+    told = f"{types.PLAIN_NAMES[oid]} out of range"  # engine/schema.py tells an integer key's type by it
+    return [f'CONSTRAINT "{told}" CHECK ({name} BETWEEN {-(1 << bits)} AND {(1 << bits) - 1})']
 
 
 def _constraints(rest: list[Token]) -> list[str]:

@@ -13,7 +13,7 @@ from sqlglot.errors import ErrorLevel, ParseError, TokenError, UnsupportedError
 
 from db_instance.dialect import types
 from db_instance.dialect.allowed import check_allowed
-from db_instance.dialect.inserts import name_columns
+from db_instance.dialect.assignments import complete_assignments
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
 
@@ -29,8 +29,7 @@ def query(sql: str, catalog: Catalog) -> Statement:
     tables = _tables(tree, catalog)
     _simplify(tree)
     check_allowed(tree)
-    if isinstance(tree, exp.Insert):
-        name_columns(tree, catalog)
+    complete_assignments(tree, catalog)
     params = _param_types(tree, tables, kind, catalog)
     columns = _columns(tree, tables)
     returns_rows = kind == "select" or tree.args.get("returning") is not None

@@ -10,6 +10,8 @@ class Column:
     name: str
     oid: int = 0
     typmod: int = -1
+    default: str = ""
+    """SQLite's source of the expression; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ SIZES.update({TIMESTAMP: 8, TIMESTAMPTZ: 8, UUID: 16})
 _BY_NAME: Final = {
     "boolean": BOOL, "bool": BOOL, "bytea": BYTEA, "name": NAME, "blob": BYTEA,
     "bigint": INT8, "int8": INT8, "bigserial": INT8, "serial8": INT8,
-    "smallint": INT2, "int2": INT2, "smallserial": INT2,
+    "smallint": INT2, "int2": INT2, "smallserial": INT2, "serial2": INT2,
     "integer": INT4, "int": INT4, "int4": INT4, "serial": INT4, "serial4": INT4, "oid": OID,
     "text": TEXT, "varchar": VARCHAR, "character varying": VARCHAR, "char": BPCHAR, "character": BPCHAR, "bpchar": BPCHAR,
     "real": FLOAT4, "float4": FLOAT4, "double precision": FLOAT8, "double": FLOAT8, "float8": FLOAT8, "float": FLOAT8,
@@ -34,6 +34,15 @@ _BY_NAME: Final = {
     "timestamp without time zone": TIMESTAMP, "timestamp with time zone": TIMESTAMPTZ,
     "numeric": NUMERIC, "decimal": NUMERIC, "json": JSON, "jsonb": JSONB, "uuid": UUID,
 }  # fmt: skip
+
+PLAIN_NAMES: Final = {
+    INT2: "smallint",
+    INT4: "integer",
+    INT8: "bigint",
+    FLOAT4: "real",
+    FLOAT8: "double precision",
+}
+"""As PostgreSQL calls them in its messages."""
 
 _EPOCH: Final = datetime(2000, 1, 1)
 _EPOCH_DATE: Final = date(2000, 1, 1)
@@ -178,12 +187,7 @@ def decode_integers(oid: int, fields: Sequence[bytes | None]) -> list[int] | Non
 
 def decode_text(oid: int, data: bytes) -> Any:
     """The value of a parameter or COPY field in text format. Raises InvalidValue."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise InvalidValue("22021", 'invalid byte sequence for encoding "UTF8"') from None
-    if "\0" in text:
-        raise InvalidValue("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+    text = decode_utf8(data)
     if oid in _INT_RANGES:
         return _int(oid, text)
     reader = _FROM_TEXT.get(oid)
@@ -194,6 +198,16 @@ def decode_text(oid: int, data: bytes) -> Any:
     except (ValueError, KeyError):
         code = "22007" if oid in (DATE, TIME, TIMESTAMP, TIMESTAMPTZ) else "22P02"
         raise InvalidValue(code, f'invalid input syntax for type {type_name(oid)}: "{text}"') from None
+
+
+def decode_utf8(data: bytes) -> str:
+    """Text, which holds no NUL. Raises InvalidValue."""
+    if b"\0" in data:
+        raise InvalidValue("22021", 'invalid byte sequence for encoding "UTF8": 0x00')
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidValue("22021", 'invalid byte sequence for encoding "UTF8"') from None
 
 
 def _int(oid: int, text: str) -> int:
@@ -254,14 +268,16 @@ _FROM_BINARY: Final[dict[int, Callable[[bytes], Any]]] = {
     TIME: lambda data: (_EPOCH + timedelta(microseconds=_INT8.unpack(data)[0])).time().isoformat(),
     TIMESTAMP: lambda data: (_EPOCH + timedelta(microseconds=_INT8.unpack(data)[0])).isoformat(" "),
     TIMESTAMPTZ: lambda data: (_EPOCH + timedelta(microseconds=_INT8.unpack(data)[0])).isoformat(" ") + "+00",
-    JSONB: lambda data: data[1:].decode(),
+    JSONB: lambda data: decode_utf8(data[1:]),
 }
 
 
 def decode_binary(oid: int, data: bytes) -> Any:
     """The value of a parameter in binary format. Raises InvalidValue."""
-    reader = _FROM_BINARY.get(oid)
+    reader = _FROM_BINARY.get(oid, decode_utf8)
     try:
-        return data.decode() if reader is None else reader(data)
+        return reader(data)
+    except InvalidValue:
+        raise
     except (struct.error, ValueError, IndexError, OverflowError):
         raise InvalidValue("22P03", f"incorrect binary data format for type {type_name(oid)}") from None

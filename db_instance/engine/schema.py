@@ -1,5 +1,6 @@
 """The schema, as the dialect needs to know it: each table's columns with their declared types."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -28,17 +29,23 @@ def read_schema(connection: apsw.Connection) -> Schema:
     version = connection.pragma("schema_version")
     assert isinstance(version, int)
     tables: dict[str, TableInfo] = {}
-    query = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    query = "SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
     names: Any = connection.execute(query).fetchall()
-    for (name,) in names:
-        rows: Any = connection.execute("SELECT name, type, pk FROM pragma_table_info(?)", (name,)).fetchall()
-        key = tuple(column for column, _, at in sorted(rows, key=lambda row: row[2]) if at)
-        columns = tuple(Column(column, _oid(declared, at, len(key))) for column, declared, at in rows)
+    for name, sql in names:
+        info = "SELECT name, type, dflt_value, pk FROM pragma_table_info(?)"
+        rows: Any = connection.execute(info, (name,)).fetchall()
+        key = tuple(column for column, *_, at in sorted(rows, key=lambda row: row[3]) if at)
+        columns = tuple(
+            Column(column, _oid(sql, column, declared, key), default=default or "")
+            for column, declared, default, _ in rows
+        )
         tables[name.lower()] = TableInfo(name, columns, key)
     return Schema(version, tables)
 
 
-def _oid(declared: str, key_position: int, key_size: int) -> int:
-    if declared == "INTEGER" and key_position and key_size == 1:
-        return INT8  # SQLite's row number: bigint and serial keys are declared so
+def _oid(sql: str, column: str, declared: str, key: tuple[str, ...]) -> int:
+    """An integer key is declared INTEGER, to be SQLite's row number, which is bigint; its check says if it is less."""
+    if declared == "INTEGER" and key == (column,):
+        check = re.search(rf'"(\w+) out of range" CHECK \("?{re.escape(column)}"? BETWEEN', sql)
+        return oid_of_decltype(check[1]) if check else INT8
     return oid_of_decltype(declared)

@@ -128,6 +128,13 @@ _PLAIN_STATES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (UnicodeError, "22021"),
 )
 
+_TYPE_CHECKS: Final = (
+    (" out of range", "22003"),
+    ("invalid input syntax for type ", "22P02"),
+    ("value too long for type ", "22001"),
+)
+"""Names of the checks that stand for a column's type (dialect/clauses.py)."""
+
 _SQL_MESSAGES: Final = tuple(
     (re.compile(pattern, re.DOTALL), sqlstate, message)
     for pattern, sqlstate, message in (
@@ -260,6 +267,9 @@ def _constraint_report(error: apsw.ConstraintError) -> Report:
     ):
         return Report("23503", "insert, update or delete violates foreign key constraint")
     if code == apsw.SQLITE_CONSTRAINT_CHECK:
+        for words, sqlstate in _TYPE_CHECKS:
+            if words in subject:
+                return Report(sqlstate, subject)
         return Report("23514", f'new row violates check constraint "{subject}"', about={"n": subject})
     if code == apsw.SQLITE_CONSTRAINT_DATATYPE:
         return Report("22P02", f"invalid input: {message}")

@@ -134,6 +134,13 @@ def column_decoder(oid: int) -> Callable[[Sequence[bytes | None]], list[Any]]:
     def integers(fields: Sequence[bytes | None]) -> list[Any]:
         return types.decode_integers(oid, fields) or values(fields)
 
+    def texts(fields: Sequence[bytes | None]) -> list[Any]:
+        if b"\0" in b"".join(filter(None, fields)):
+            return values(fields)
+        return [None if field is None else field.decode() for field in fields]
+
+    if decode is types.decode_utf8:
+        return texts
     return integers if types.is_integer(oid) else values
 
 
@@ -141,7 +148,7 @@ def decoder(oid: int, format: int) -> Decode:
     """Bytes of a parameter, or of COPY, to what SQLite gets."""
     if format == 0:
         if oid in (UNKNOWN, types.TEXT, types.VARCHAR):
-            return bytes.decode
+            return types.decode_utf8
         return lambda data: types.decode_text(oid, data)
     if format == 1:
         return lambda data: types.decode_binary(oid, data)

@@ -109,6 +109,15 @@ def test_text_is_refused(why: str, oid: int, text: str, sqlstate: str) -> None:
     assert raised.value.sqlstate == sqlstate
 
 
+@pytest.mark.parametrize("oid", [types.TEXT, types.VARCHAR, types.JSON])
+@pytest.mark.parametrize("data", [b"a\0", b"\xff"])
+def test_text_that_is_none_is_refused(oid: int, data: bytes) -> None:
+    for decode in (decode_text, decode_binary):
+        with pytest.raises(InvalidValue) as raised:
+            decode(oid, data)
+        assert raised.value.sqlstate == "22021"
+
+
 def test_numbers_print_as_postgresql_prints_them() -> None:
     printed = [encode_text(types.FLOAT8, each) for each in (1.0, 0.1, math.inf, -math.inf, math.nan)]
     assert printed == [b"1", b"0.1", b"Infinity", b"-Infinity", b"NaN"]

@@ -37,6 +37,17 @@ def test_a_table(why: str, sql: str, columns: list[tuple[str, int]], key: tuple[
     assert (table.name, table.primary_key) == ("t", key)
 
 
+def test_an_integer_key_is_as_wide_as_its_check_says_whatever_it_is_called() -> None:
+    check = 'CONSTRAINT "smallint out of range" CHECK (a BETWEEN -32768 AND 32767)'
+    schema = _schema(
+        f"CREATE TABLE t (a INTEGER PRIMARY KEY {check}, b text DEFAULT ('x'))",
+        'ALTER TABLE t RENAME COLUMN a TO "b (c"',
+    )
+    table = schema.table("t")
+    assert table is not None
+    assert table.columns == (Column("b (c", types.INT2), Column("b", types.TEXT, default="'x'"))
+
+
 def test_views_are_tables_and_sqlites_own_are_not() -> None:
     schema = _schema(
         "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, v text)",

@@ -117,11 +117,16 @@ async def _in_line(sql: SqlServer, sizes: list[int], clients: list[Client], text
     await clients[0].execute("begin")
     await clients[0].execute("insert into lock values (1)")
     sizes.clear()
-    sql.engine.lone_writes._sizes = (2, 2)  # as after two busy rounds: others are likely to come
-    tasks = []
+    tasks: list[asyncio.Task[Any]] = []
+
+    def stand_in_line() -> bool:
+        """The first one waits for the lock, with those that came at once, and the others for the next round."""
+        return bool(sizes) and sum(sizes) + len(sql.engine.lone_writes._waiting) == len(tasks)
+
     for client, text in zip(clients[1:], texts, strict=True):
+        sql.engine.lone_writes._sizes = (2, 2)  # as after two busy rounds: others are likely to come
         tasks.append(asyncio.create_task(_all_at_once([client], [text])))
-        await sql.until(lambda: sum(sizes) + len(sql.engine.lone_writes._waiting) == len(tasks))
+        await sql.until(stand_in_line)
     return tasks
 
 

@@ -363,7 +363,7 @@ async def test_a_table_is_altered(sql: SqlServer) -> None:
         cursor = await connection.execute("select * from u")
         assert [column.name for column in cursor.description or ()] == ["id", "nn", "m", "w"]
         assert await cursor.fetchall() == [(1, None, 5, "a  b")]
-        with pytest.raises(errors.CheckViolation):
+        with pytest.raises(errors.NumericValueOutOfRange):
             await connection.execute("update u set nn = 3000000000")
         with pytest.raises(errors.UniqueViolation):
             await connection.execute("insert into u values (2, 2, 5, null)")
@@ -470,8 +470,9 @@ async def test_copy_in_and_out(sql: SqlServer) -> None:
         ("too few fields", "1\n", errors.BadCopyFileFormat, "COPY row 2"),
         ("too many fields", "1\tx\n2\tx\ty\n", errors.BadCopyFileFormat, "COPY row 3"),
         ("no integer", "one\tx\n", errors.InvalidTextRepresentation, None),
-        ("too large", "9223372036854775808\tx\n", errors.NumericValueOutOfRange, None),
+        ("too large", "2147483648\tx\n", errors.NumericValueOutOfRange, None),
         ("duplicate", "1\tx\n1\ty\n", errors.UniqueViolation, None),
+        ("a NUL", "1\tx\0\n", errors.CharacterNotInRepertoire, None),
     ],
 )
 async def test_a_failed_copy_leaves_nothing(
@@ -485,6 +486,52 @@ async def test_a_failed_copy_leaves_nothing(
                 await copy.write(data)
         assert raised.value.diag.message_detail == detail
         assert await rows(connection, "select * from t") == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "error", "message"),
+    [
+        ("int primary key", "2147483648", errors.NumericValueOutOfRange, "integer out of range"),
+        ("smallint primary key", "-32769", errors.NumericValueOutOfRange, "smallint out of range"),
+        ("int", "3000000000", errors.NumericValueOutOfRange, "integer out of range"),
+        ("bigint", "'x' || ''", errors.InvalidTextRepresentation, "invalid input syntax for type bigint"),
+        ("real", "'x' || ''", errors.InvalidTextRepresentation, "invalid input syntax for type real"),
+        (
+            "varchar(2)",
+            "'xyz'",
+            errors.StringDataRightTruncation,
+            "value too long for type character varying(2)",
+        ),
+        ("char(2)", "'xyz'", errors.StringDataRightTruncation, "value too long for type character(2)"),
+    ],
+)
+async def test_what_does_not_fit_a_type_is_refused_in_its_words(
+    sql: SqlServer, column: str, value: str, error: type[psycopg.Error], message: str
+) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute(f"create table t (c {column})")
+        with pytest.raises(error) as raised:
+            await connection.execute(f"insert into t values ({value})")
+        assert raised.value.diag.message_primary == message
+
+
+async def test_an_integer_key_has_the_type_it_was_declared_with(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        for name, column in {
+            "a": "smallint",
+            "b": "int",
+            "c": "bigint",
+            "d": "serial",
+            "e": "bigserial",
+        }.items():
+            await connection.execute(f"create table {name} ({name} {column} primary key, v text)")
+            await connection.execute(f"insert into {name} (v) values ('x'), ('y')")
+        seen = [
+            (await connection.execute(f"select {name}, v from {name} where {name} = %s", (2,), prepare=True))
+            for name in "abcde"
+        ]
+        assert [(cursor.description or [])[0].type_code for cursor in seen] == [21, 23, 20, 23, 20]
+        assert [await cursor.fetchall() for cursor in seen] == [[(2, "y")]] * 5
 
 
 async def test_a_copy_that_the_client_gives_up(sql: SqlServer) -> None:

@@ -1,0 +1,80 @@
+"""What INSERT and UPDATE give to columns, as SQLite wants it: the columns are named where values are given for
+some only, and DEFAULT, a word SQLite does not have there, is the column's own expression."""
+
+from collections.abc import Iterator
+
+from sqlglot import exp
+
+from db_instance.dialect.statement import Catalog, SqlError, TableInfo
+
+
+def complete_assignments(tree: exp.Expression, catalog: Catalog) -> None:
+    """Change the statement in place. Raises SqlError if columns and values do not come out even."""
+    if isinstance(tree, exp.Insert):
+        table = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
+        _complete_rows(tree, table, catalog.table(table.name))
+        conflict = tree.args.get("conflict")
+        _complete_sets(conflict.expressions if conflict is not None else [], catalog.table(table.name))
+    elif isinstance(tree, exp.Update):
+        _complete_sets(tree.expressions, catalog.table(tree.this.name))
+
+
+def _complete_rows(tree: exp.Insert, table: exp.Expression, info: TableInfo | None) -> None:
+    named = tree.this if isinstance(tree.this, exp.Schema) else None
+    rows = _rows(tree.expression)
+    if named is not None:
+        columns = list(named.expressions)
+    else:
+        columns = [exp.to_identifier(each.name, quoted=True) for each in info.columns] if info else []
+    if not columns or not rows:
+        return
+    width = len(rows[0])
+    if any(len(row) != width for row in rows):
+        raise SqlError("42601", "VALUES lists must all be the same length")
+    if width > len(columns):
+        raise SqlError("42601", "INSERT has more expressions than target columns")
+    if named is not None and width < len(columns):
+        raise SqlError("42601", "INSERT has more target columns than expressions")
+    if width < len(columns):
+        tree.set("this", exp.Schema(this=table, expressions=columns[:width]))
+    for row in rows:
+        for column, value in zip(columns, row, strict=False):
+            if _is_default(value):
+                value.replace(_default_of(column.name, info))
+
+
+def _rows(source: exp.Expression | None) -> list[list[exp.Expression]]:
+    """What is given for the columns, a list for each row; none if it cannot be told how many there are."""
+    if isinstance(source, exp.Values):
+        return [row.expressions for row in source.expressions]
+    if isinstance(source, exp.Select) and not any(each.is_star for each in source.expressions):
+        return [source.expressions]
+    return []
+
+
+def _complete_sets(sets: list[exp.Expression], info: TableInfo | None) -> None:
+    for column, value in [pair for each in sets for pair in _pairs(each)]:
+        if _is_default(value):
+            value.replace(_default_of(column.name, info))
+
+
+def _pairs(assignment: exp.Expression) -> Iterator[tuple[exp.Expression, exp.Expression]]:
+    """(column, value) of `a = 1`, or of `(a, b) = (1, 2)`."""
+    column, value = assignment.this, assignment.expression
+    if isinstance(column, exp.Tuple) and isinstance(value, exp.Tuple):
+        yield from zip(column.expressions, value.expressions, strict=False)
+    else:
+        yield column, value
+
+
+def _is_default(value: exp.Expression) -> bool:
+    """The parser takes the word for a Var in VALUES, and for a column's name elsewhere."""
+    if isinstance(value, exp.Column):
+        return not value.table and not value.this.quoted and value.name.upper() == "DEFAULT"
+    return isinstance(value, exp.Var) and value.name.upper() == "DEFAULT"
+
+
+def _default_of(column: str, info: TableInfo | None) -> exp.Expression:
+    """NULL without one, which SQLite takes for the next number in an integer key."""
+    found = [each.default for each in info.columns if each.name.lower() == column.lower()] if info else []
+    return exp.var(f"({found[0]})") if found and found[0] else exp.null()
