@@ -70,6 +70,9 @@ class ClusterSpec:
         changed = (replace(each, wanted=wanted) if each.id in ids else each for each in self.processes)
         return replace(self, processes=tuple(changed))
 
+    def without(self, id: str) -> "ClusterSpec":
+        return replace(self, processes=tuple(each for each in self.processes if each.id != id))
+
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
 

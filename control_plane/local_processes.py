@@ -4,7 +4,9 @@ They live in sessions of their own and outlive the control plane; after its rest
 over again through their pid files. `step` looks at all of them, asks the plan, and carries it out.
 """
 
+import asyncio
 import random
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -102,6 +104,19 @@ class LocalProcesses:
         self.step()
         await self._until(lambda: not plan_processes(self._facts_of(ids)), SETTLE_S_MAX)
         return sorted(ids)
+
+    def has_storage(self, id: str) -> bool:
+        return any(process.id == id and process.role == "storage" for process in self._ours())
+
+    async def remove_storage(self, id: str) -> None:
+        """End the storage node's process for good, and delete what it has written."""
+        if not self.has_storage(id):
+            return
+        await self.set_wanted(id, Wanted.KILLED)
+        self._folder.change(lambda spec: spec.without(id))
+        del self._watched[id]
+        await asyncio.to_thread(shutil.rmtree, self._folder.data_dir(id), ignore_errors=True)
+        events.info("process.removed", id=id)
 
     async def end_all(self) -> None:
         """End every process in order: instances first, then what they stand on. Starts none again."""

@@ -58,6 +58,7 @@ class ControlServer:
             "AddGroup": _unary(pb.AddGroupRequest, self.add_group),
             "AddNode": _unary(pb.AddNodeRequest, self.add_node),
             "Drain": _unary(pb.DrainRequest, self.drain),
+            "RemoveNode": _unary(pb.RemoveNodeRequest, self.remove_node),
             "Scrub": _unary(pb.ScrubRequest, self.scrub),
             "AcceptLoss": _unary(pb.AcceptLossRequest, self.accept_loss),
             "Status": _unary(pb.StatusRequest, self.status),
@@ -104,6 +105,15 @@ class ControlServer:
             for member in group.members
         )
         return control_pb2.DrainReply(segments=left)
+
+    async def remove_node(self, request: control_pb2.RemoveNodeRequest) -> control_pb2.RemoveNodeReply:
+        """May be asked again: what a control plane that died has left of it is done then."""
+        known = {node.id for node in await self._metadata.nodes()}
+        if request.node in known or self._local is None or not self._local.has_storage(request.node):
+            await self._metadata.remove_node(NodeId(request.node))
+        if self._local is not None:
+            await self._local.remove_storage(request.node)
+        return control_pb2.RemoveNodeReply()
 
     async def scrub(self, request: control_pb2.ScrubRequest) -> control_pb2.ScrubReply:
         nodes = [node for node in await self._metadata.nodes() if not request.node or node.id in request.node]

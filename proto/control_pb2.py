@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/control.proto\x12\x0fsixfold.control\"R\n\x06Member\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\n\n\x02\x61z\x18\x04 \x01(\t\x12\x0f\n\x07\x66illing\x18\x05 \x01(\x08\"Y\n\x05Group\x12\r\n\x05group\x18\x01 \x01(\r\x12\x18\n\x10membership_epoch\x18\x02 \x01(\x04\x12\'\n\x06member\x18\x03 \x03(\x0b\x32\x17.sixfold.control.Member\"\x99\x01\n\x06Volume\x12\x0e\n\x06volume\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0e\n\x06writer\x18\x04 \x01(\t\x12\x14\n\x0csegment_size\x18\x05 \x01(\x04\x12%\n\x05group\x18\x06 \x03(\x0b\x32\x16.sixfold.control.Group\x12\x15\n\rlease_left_ms\x18\x07 \x01(\r\"M\n\x11OpenVolumeRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x16\n\x0e\x65xpected_epoch\x18\x02 \x01(\x04\x12\x0e\n\x06volume\x18\x03 \x01(\t\"1\n\x10GetVolumeRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"Q\n\x0f\x41\x64\x64GroupRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08\x62orn_lsn\x18\x04 \x01(\x04\";\n\x0e\x41\x64\x64NodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\x0e\n\x0c\x41\x64\x64NodeReply\"*\n\x0c\x44rainRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"\x1e\n\nDrainReply\x12\x10\n\x08segments\x18\x01 \x01(\r\"+\n\x0cScrubRequest\x12\r\n\x05start\x18\x01 \x01(\x08\x12\x0c\n\x04node\x18\x02 \x03(\t\"\x1a\n\nScrubReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"2\n\x11\x41\x63\x63\x65ptLossRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\"\x11\n\x0f\x41\x63\x63\x65ptLossReply\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"2\n\x10SetWantedRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0e\n\x06wanted\x18\x02 \x01(\t\"!\n\x0eSetWantedReply\x12\x0f\n\x07process\x18\x01 \x03(\t\"\x11\n\x0fShutdownRequest\"\x0f\n\rShutdownReply2\xf4\x05\n\x07\x43ontrol\x12I\n\nOpenVolume\x12\".sixfold.control.OpenVolumeRequest\x1a\x17.sixfold.control.Volume\x12G\n\tGetVolume\x12!.sixfold.control.GetVolumeRequest\x1a\x17.sixfold.control.Volume\x12\x45\n\x08\x41\x64\x64Group\x12 .sixfold.control.AddGroupRequest\x1a\x17.sixfold.control.Volume\x12I\n\x07\x41\x64\x64Node\x12\x1f.sixfold.control.AddNodeRequest\x1a\x1d.sixfold.control.AddNodeReply\x12\x43\n\x05\x44rain\x12\x1d.sixfold.control.DrainRequest\x1a\x1b.sixfold.control.DrainReply\x12\x43\n\x05Scrub\x12\x1d.sixfold.control.ScrubRequest\x1a\x1b.sixfold.control.ScrubReply\x12R\n\nAcceptLoss\x12\".sixfold.control.AcceptLossRequest\x1a .sixfold.control.AcceptLossReply\x12\x46\n\x06Status\x12\x1e.sixfold.control.StatusRequest\x1a\x1c.sixfold.control.StatusReply\x12O\n\tSetWanted\x12!.sixfold.control.SetWantedRequest\x1a\x1f.sixfold.control.SetWantedReply\x12L\n\x08Shutdown\x12 .sixfold.control.ShutdownRequest\x1a\x1e.sixfold.control.ShutdownReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/control.proto\x12\x0fsixfold.control\"R\n\x06Member\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\n\n\x02\x61z\x18\x04 \x01(\t\x12\x0f\n\x07\x66illing\x18\x05 \x01(\x08\"Y\n\x05Group\x12\r\n\x05group\x18\x01 \x01(\r\x12\x18\n\x10membership_epoch\x18\x02 \x01(\x04\x12\'\n\x06member\x18\x03 \x03(\x0b\x32\x17.sixfold.control.Member\"\x99\x01\n\x06Volume\x12\x0e\n\x06volume\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x0e\n\x06writer\x18\x04 \x01(\t\x12\x14\n\x0csegment_size\x18\x05 \x01(\x04\x12%\n\x05group\x18\x06 \x03(\x0b\x32\x16.sixfold.control.Group\x12\x15\n\rlease_left_ms\x18\x07 \x01(\r\"M\n\x11OpenVolumeRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x16\n\x0e\x65xpected_epoch\x18\x02 \x01(\x04\x12\x0e\n\x06volume\x18\x03 \x01(\t\"1\n\x10GetVolumeRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"Q\n\x0f\x41\x64\x64GroupRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08\x62orn_lsn\x18\x04 \x01(\x04\";\n\x0e\x41\x64\x64NodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\n\n\x02\x61z\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"\x0e\n\x0c\x41\x64\x64NodeReply\"*\n\x0c\x44rainRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"\x1e\n\nDrainReply\x12\x10\n\x08segments\x18\x01 \x01(\r\"!\n\x11RemoveNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x11\n\x0fRemoveNodeReply\"+\n\x0cScrubRequest\x12\r\n\x05start\x18\x01 \x01(\x08\x12\x0c\n\x04node\x18\x02 \x03(\t\"\x1a\n\nScrubReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"2\n\x11\x41\x63\x63\x65ptLossRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\"\x11\n\x0f\x41\x63\x63\x65ptLossReply\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"2\n\x10SetWantedRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0e\n\x06wanted\x18\x02 \x01(\t\"!\n\x0eSetWantedReply\x12\x0f\n\x07process\x18\x01 \x03(\t\"\x11\n\x0fShutdownRequest\"\x0f\n\rShutdownReply2\xc8\x06\n\x07\x43ontrol\x12I\n\nOpenVolume\x12\".sixfold.control.OpenVolumeRequest\x1a\x17.sixfold.control.Volume\x12G\n\tGetVolume\x12!.sixfold.control.GetVolumeRequest\x1a\x17.sixfold.control.Volume\x12\x45\n\x08\x41\x64\x64Group\x12 .sixfold.control.AddGroupRequest\x1a\x17.sixfold.control.Volume\x12I\n\x07\x41\x64\x64Node\x12\x1f.sixfold.control.AddNodeRequest\x1a\x1d.sixfold.control.AddNodeReply\x12\x43\n\x05\x44rain\x12\x1d.sixfold.control.DrainRequest\x1a\x1b.sixfold.control.DrainReply\x12R\n\nRemoveNode\x12\".sixfold.control.RemoveNodeRequest\x1a .sixfold.control.RemoveNodeReply\x12\x43\n\x05Scrub\x12\x1d.sixfold.control.ScrubRequest\x1a\x1b.sixfold.control.ScrubReply\x12R\n\nAcceptLoss\x12\".sixfold.control.AcceptLossRequest\x1a .sixfold.control.AcceptLossReply\x12\x46\n\x06Status\x12\x1e.sixfold.control.StatusRequest\x1a\x1c.sixfold.control.StatusReply\x12O\n\tSetWanted\x12!.sixfold.control.SetWantedRequest\x1a\x1f.sixfold.control.SetWantedReply\x12L\n\x08Shutdown\x12 .sixfold.control.ShutdownRequest\x1a\x1e.sixfold.control.ShutdownReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,26 +51,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DRAINREQUEST']._serialized_end=703
   _globals['_DRAINREPLY']._serialized_start=705
   _globals['_DRAINREPLY']._serialized_end=735
-  _globals['_SCRUBREQUEST']._serialized_start=737
-  _globals['_SCRUBREQUEST']._serialized_end=780
-  _globals['_SCRUBREPLY']._serialized_start=782
-  _globals['_SCRUBREPLY']._serialized_end=808
-  _globals['_ACCEPTLOSSREQUEST']._serialized_start=810
-  _globals['_ACCEPTLOSSREQUEST']._serialized_end=860
-  _globals['_ACCEPTLOSSREPLY']._serialized_start=862
-  _globals['_ACCEPTLOSSREPLY']._serialized_end=879
-  _globals['_STATUSREQUEST']._serialized_start=881
-  _globals['_STATUSREQUEST']._serialized_end=896
-  _globals['_STATUSREPLY']._serialized_start=898
-  _globals['_STATUSREPLY']._serialized_end=925
-  _globals['_SETWANTEDREQUEST']._serialized_start=927
-  _globals['_SETWANTEDREQUEST']._serialized_end=977
-  _globals['_SETWANTEDREPLY']._serialized_start=979
-  _globals['_SETWANTEDREPLY']._serialized_end=1012
-  _globals['_SHUTDOWNREQUEST']._serialized_start=1014
-  _globals['_SHUTDOWNREQUEST']._serialized_end=1031
-  _globals['_SHUTDOWNREPLY']._serialized_start=1033
-  _globals['_SHUTDOWNREPLY']._serialized_end=1048
-  _globals['_CONTROL']._serialized_start=1051
-  _globals['_CONTROL']._serialized_end=1807
+  _globals['_REMOVENODEREQUEST']._serialized_start=737
+  _globals['_REMOVENODEREQUEST']._serialized_end=770
+  _globals['_REMOVENODEREPLY']._serialized_start=772
+  _globals['_REMOVENODEREPLY']._serialized_end=789
+  _globals['_SCRUBREQUEST']._serialized_start=791
+  _globals['_SCRUBREQUEST']._serialized_end=834
+  _globals['_SCRUBREPLY']._serialized_start=836
+  _globals['_SCRUBREPLY']._serialized_end=862
+  _globals['_ACCEPTLOSSREQUEST']._serialized_start=864
+  _globals['_ACCEPTLOSSREQUEST']._serialized_end=914
+  _globals['_ACCEPTLOSSREPLY']._serialized_start=916
+  _globals['_ACCEPTLOSSREPLY']._serialized_end=933
+  _globals['_STATUSREQUEST']._serialized_start=935
+  _globals['_STATUSREQUEST']._serialized_end=950
+  _globals['_STATUSREPLY']._serialized_start=952
+  _globals['_STATUSREPLY']._serialized_end=979
+  _globals['_SETWANTEDREQUEST']._serialized_start=981
+  _globals['_SETWANTEDREQUEST']._serialized_end=1031
+  _globals['_SETWANTEDREPLY']._serialized_start=1033
+  _globals['_SETWANTEDREPLY']._serialized_end=1066
+  _globals['_SHUTDOWNREQUEST']._serialized_start=1068
+  _globals['_SHUTDOWNREQUEST']._serialized_end=1085
+  _globals['_SHUTDOWNREPLY']._serialized_start=1087
+  _globals['_SHUTDOWNREPLY']._serialized_end=1102
+  _globals['_CONTROL']._serialized_start=1105
+  _globals['_CONTROL']._serialized_end=1945
 # @@protoc_insertion_point(module_scope)

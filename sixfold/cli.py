@@ -274,8 +274,8 @@ def drain(
 ) -> None:
     """Move every segment off a storage node, while everything goes on.
 
-    Returns when none is left there; the node can be stopped then. Ctrl-C
-    leaves the moving going on. Exit status 1: no other node has room.
+    Returns when none is left there; `sixfold remove-node` lets the node go
+    then. Ctrl-C leaves the moving going on. Exit status 1: no other node has room.
     """
     from sixfold import nodes
 
@@ -288,6 +288,23 @@ def drain(
     except KeyboardInterrupt:
         console.print(f"It goes on; `sixfold drain {node} --undo` ends it.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command("remove-node")
+def remove_node(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A storage node such as s7.")],
+    dir: Dir = DEFAULT_DIR,
+    control: Control = None,
+) -> None:
+    """Forget a storage node that holds no segment.
+
+    `sixfold drain` makes it hold none; one that is gone for good holds none
+    once others have replaced it. In a local cluster its process is ended and
+    its folder deleted; elsewhere, end it yourself.
+    """
+    from sixfold import nodes
+
+    nodes.remove(node, _control_address(dir, control), _console())
 
 
 @app.command()

@@ -17,6 +17,9 @@ PREFIX: Final = "/sixfold.control.Control/"
 STATUS_S_MAX: Final = 2.0
 SET_WANTED_S_MAX: Final = 5.0
 CHANGE_S_MAX: Final = 5.0
+REMOVE_S_MAX: Final = 30.0
+"""A local node's process is ended, and its folder deleted."""
+
 SCRUB_S_MAX: Final = 8.0
 """The control plane waits up to 5 s for a storage node."""
 
@@ -61,6 +64,10 @@ class ControlClient:
         request = control_pb2.DrainRequest(node=node, undo=undo)
         reply = self._call("Drain", request.SerializeToString(), CHANGE_S_MAX)
         return control_pb2.DrainReply.FromString(reply).segments
+
+    def remove_node(self, node: str) -> None:
+        request = control_pb2.RemoveNodeRequest(node=node)
+        self._call("RemoveNode", request.SerializeToString(), REMOVE_S_MAX)
 
     def scrub(self, nodes: Sequence[str], *, start: bool) -> dict[str, dict[str, Any]]:
         """By node: how far its last scrub is, or why it does not say. No nodes: all of them."""

@@ -1,4 +1,4 @@
-"""add-node and drain: storage nodes join the cluster and leave it, while it runs."""
+"""add-node, drain and remove-node: storage nodes join the cluster and leave it, while it runs."""
 
 import time
 from collections.abc import Iterator
@@ -133,6 +133,12 @@ def drain(node: str, control_address: str, console: Console) -> None:
             with console.status(f"draining {node}") if console.is_terminal else nothing() as spinner:
                 _watch_drain(node, control, console, spinner)
     console.print(f"{node} holds no segment.", highlight=False)
+
+
+def remove(node: str, control_address: str, console: Console) -> None:
+    with ControlClient(control_address) as control, refused_plainly():
+        control.remove_node(node)
+    console.print(f"{node} is no part of the cluster any more.", highlight=False)
 
 
 def _watch_drain(node: str, control: ControlClient, console: Console, spinner: Any) -> None:

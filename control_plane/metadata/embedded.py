@@ -129,6 +129,17 @@ class EmbeddedMetadata:
             if not changed.rowcount:
                 raise InvalidRequest(f"drain {node}: there is no storage node of that name")
 
+    async def remove_node(self, node: NodeId) -> None:
+        with self._transaction():
+            (held,) = self._db.execute("SELECT count(*) FROM member WHERE node = ?", (node,)).fetchone()
+            if held:
+                raise InvalidRequest(f"remove {node}: it holds segments, {held} of them; drain it first")
+            if not self._db.execute("DELETE FROM node WHERE id = ?", (node,)).rowcount:
+                raise InvalidRequest(f"remove {node}: there is no storage node of that name")
+            (left,) = self._db.execute("SELECT count(*) FROM node").fetchone()
+            if left < COPIES:
+                raise InvalidRequest(f"remove {node}: a volume needs {COPIES} storage nodes")
+
     async def instances(self) -> tuple[Instance, ...]:
         rows = self._db.execute("SELECT id, az, address FROM instance ORDER BY id")
         return tuple(Instance(*row) for row in rows)

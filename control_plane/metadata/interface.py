@@ -52,6 +52,12 @@ class Metadata(Protocol):
         """Raises InvalidRequest when there is none of that name."""
         ...
 
+    async def remove_node(self, node: NodeId) -> None:
+        """Forget it. Raises InvalidRequest when there is none of that name, when it holds a segment or is about
+        to, and when fewer than six would be left.
+        """
+        ...
+
     async def begin_change(
         self, name: str, group: GroupId, expected: Epoch, slot: int, target: NodeId, reason: Reason
     ) -> Volume:

@@ -54,7 +54,14 @@ def test_a_node_is_drained_and_damage_on_another_is_mended(cluster: Cluster) -> 
         assert drained.returncode == 0, drained.stdout + drained.stderr
         assert "s4 holds no segment" in drained.stdout
         assert _holders(cluster) == {"s1", "s2", "s3", "s5", "s6", "s7"}
-        cluster.kill("s4")
+        refused = cluster.run("remove-node", "s5")
+        assert (refused.returncode, "drain it first" in refused.stderr) == (1, True), refused.stdout
+        removed = cluster.run("remove-node", "s4")
+        assert (removed.returncode, removed.stdout) == (0, "s4 is no part of the cluster any more.\n")
+        assert "s4" not in {
+            each["id"] for each in [*cluster.status()["nodes"], *cluster.status()["processes"]]
+        }
+        assert not cluster.folder.data_dir("s4").exists()
 
         layer = next(iter(cluster.folder.data_dir("s7").glob("segments/*/*.layer")))
         with layer.open("r+b") as file:

@@ -201,3 +201,19 @@ async def test_a_cluster_file_that_vanished_changes_nothing(world: World) -> Non
         world.local.step()
     world.folder.save(replace(SPEC))
     assert world.pid("s1") == before
+
+
+async def test_a_storage_node_is_removed_for_good(world: World) -> None:
+    world.local.step()
+    world.folder.data_dir("s1").mkdir(exist_ok=True)
+    (world.folder.data_dir("s1") / "file").write_text("x")
+    pid = world.pid("s1")
+    assert (world.local.has_storage("s1"), world.local.has_storage("w1")) == (True, False)
+    for id in ("w1", "s99", "s1", "s1"):
+        await world.local.remove_storage(id)
+    world.local.step()
+    assert [facts.id for facts in world.local.facts()] == ["s2", "w1"]
+    assert world.pid("w1")
+    assert not world.folder.data_dir("s1").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -260,6 +260,29 @@ async def test_a_node_is_drained_and_takes_segments_again(placed: EmbeddedMetada
         await placed.set_draining(NodeId("s99"), True)
 
 
+async def test_a_node_is_forgotten_once_it_holds_nothing(placed: EmbeddedMetadata) -> None:
+    with pytest.raises(InvalidRequest, match="remove s6: it holds segments, 1 of them; drain it first"):
+        await placed.remove_node(S6)
+    await placed.put_nodes([node for node in SPARE if node.id == S8], [])
+    await placed.remove_node(S8)
+    assert S8 not in {node.id for node in await placed.nodes()}
+    with pytest.raises(InvalidRequest, match="no storage node of that name"):
+        await placed.remove_node(S8)
+    await placed.put_nodes([node for node in SPARE if node.id == S8], [])
+    await begin(placed, S8, 1)
+    with pytest.raises(InvalidRequest, match="remove s8: it holds segments"):
+        await placed.remove_node(S8)
+
+
+async def test_six_nodes_are_the_least(tmp_path: Path) -> None:
+    store = EmbeddedMetadata(tmp_path / "metadata.db")
+    await store.put_nodes(NODES, [])
+    with pytest.raises(InvalidRequest, match="a volume needs 6 storage nodes"):
+        await store.remove_node(S6)
+    assert len(await store.nodes()) == 6
+    await store.close()
+
+
 async def test_members_that_change_are_there_again_after_a_restart(tmp_path: Path) -> None:
     store = EmbeddedMetadata(tmp_path / "metadata.db")
     await store.put_nodes([*NODES, *SPARE], [])

@@ -48,6 +48,19 @@ class ScrubbingAgents:
         )
 
 
+class LeftOver:
+    """The processes of a local cluster: s7 stays there, as if the control plane always died too early."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    def has_storage(self, id: str) -> bool:
+        return id == "s7"
+
+    async def remove_storage(self, id: str) -> None:
+        self.removed.append(id)
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[EmbeddedMetadata]:
     store = EmbeddedMetadata(tmp_path / "metadata.db")
@@ -59,10 +72,10 @@ async def store(tmp_path: Path) -> AsyncIterator[EmbeddedMetadata]:
     await store.close()
 
 
-def server(store: EmbeddedMetadata, agents: Any) -> ControlServer:
+def server(store: EmbeddedMetadata, agents: Any, local: Any = None) -> ControlServer:
     nothing = cast(Any, None)
     return ControlServer(
-        own_facts("control", ""), "main", store, nothing, nothing, cast(Agents, agents), None, lambda: None
+        own_facts("control", ""), "main", store, nothing, nothing, cast(Agents, agents), local, lambda: None
     )
 
 
@@ -96,6 +109,21 @@ async def test_a_drain_says_what_is_left_and_is_undone(store: EmbeddedMetadata) 
     assert not any(node.draining for node in await store.nodes())
     with pytest.raises(InvalidRequest, match="no storage node of that name"):
         await edge.drain(pb.DrainRequest(node="s99"))
+
+
+async def test_what_is_left_of_a_removal_is_done_when_it_is_asked_again(store: EmbeddedMetadata) -> None:
+    local = LeftOver()
+    edge = server(store, None, local)
+    await store.put_nodes([Node(NodeId("s7"), "az1", "h:7")], [])
+    with pytest.raises(InvalidRequest, match="drain it first"):
+        await edge.remove_node(pb.RemoveNodeRequest(node="s6"))
+    assert local.removed == []
+    for _ in range(2):
+        await edge.remove_node(pb.RemoveNodeRequest(node="s7"))
+        assert [node.id for node in await store.nodes()] == [node.id for node in NODES]
+    assert local.removed == ["s7", "s7"]
+    with pytest.raises(InvalidRequest, match="no storage node of that name"):
+        await edge.remove_node(pb.RemoveNodeRequest(node="w1"))
 
 
 async def test_a_scrub_is_begun_on_all_nodes_and_the_silent_are_named(store: EmbeddedMetadata) -> None:

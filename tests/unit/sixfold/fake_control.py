@@ -37,6 +37,9 @@ class FakeControl:
         self.told.append(("drain", node, undo))
         return 1
 
+    def remove_node(self, node: str) -> None:
+        self.told.append(("remove_node", node))
+
     def add_node(self, node: str, az: str, address: str) -> None:
         self.told.append(("add_node", node, az, address))
 

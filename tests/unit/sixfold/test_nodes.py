@@ -120,6 +120,13 @@ def test_a_drain_is_over_when_no_segment_is_left(control: FakeControl) -> None:
     ]
 
 
+def test_a_node_is_removed(control: FakeControl) -> None:
+    out = console()
+    nodes.remove("s7", "h:1", out)
+    assert control.told == [("remove_node", "s7")]
+    assert text(out) == "s7 is no part of the cluster any more.\n"
+
+
 def test_a_drain_that_can_move_nothing_says_so(control: FakeControl) -> None:
     control.statuses = [found(1, stuck=1)]
     with pytest.raises(CommandFailed, match=r"nothing can move: for 1 segment of s3 .*add-node --az az2"):
