@@ -41,8 +41,10 @@ class Gauges:
             self._groups.labels(volume.name).set(len(volume.groups))
             missing = sum(not member.created for group in volume.groups for member in group.members)
             self._uncreated.labels(volume.name).set(missing)
-        answering = observer.answering()
-        for node in await self._metadata.nodes():
+        answering, nodes = observer.answering(), await self._metadata.nodes()
+        self._answering.clear()  # a node that was removed is told of no more
+        for node in nodes:
             self._answering.labels(node.id).set(node.id in answering)
+        self._crashes.clear()
         for facts in local.facts() if local is not None else ():
             self._crashes.labels(facts.id).set(facts.crashes)

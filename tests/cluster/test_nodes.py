@@ -1,6 +1,7 @@
 """Storage nodes join, are lost and leave, while clients write; and bits rot while everything runs."""
 
 import random
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,6 +63,8 @@ def test_a_node_is_drained_and_damage_on_another_is_mended(cluster: Cluster) -> 
             each["id"] for each in [*cluster.status()["nodes"], *cluster.status()["processes"]]
         }
         assert not cluster.folder.data_dir("s4").exists()
+        cluster.until(lambda: 'node="s4"' not in _metrics(cluster))
+        assert 'sixfold_node_answering{node="s5"} 1.0' in _metrics(cluster)
 
         layer = next(iter(cluster.folder.data_dir("s7").glob("segments/*/*.layer")))
         with layer.open("r+b") as file:
@@ -98,6 +101,15 @@ def _under_load(cluster: Cluster, ledger: Ledger) -> Iterator[None]:
 
 def _holders(cluster: Cluster) -> set[str]:
     return {each["node"] for each in cluster.status()["segments"] if each["reason"] is None}
+
+
+def _metrics(cluster: Cluster) -> str:
+    """What the control plane tells Prometheus."""
+    with urllib.request.urlopen(
+        f"http://{cluster.folder.load().control.metrics}/metrics", timeout=5
+    ) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 def _health(cluster: Cluster) -> dict[str, str]:
