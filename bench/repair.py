@@ -2,8 +2,9 @@
 
     make bench-repair ARGS="--size 500MB"
 
-The rate stands beside that of `cp` and fsync of the same layers on the same disk, in turn, a few times: the first use
-of memory that a virtual machine has given back to its host is several times slower than all that is measured here.
+The rate stands beside that of `cp` and fsync of the same layers on the same disk, in turn, a few times. The first use
+of memory that a virtual machine has given back to its host is several times slower than all that is measured here, and
+what is free for seconds is given back: so right before each of both as much memory becomes free as it will fill.
 Nothing else runs meanwhile. Then the same again under load: commits of a few clients, before and during.
 """
 
@@ -12,7 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -98,12 +99,32 @@ def lose_disk(side: SixfoldSide, folder: Path) -> float:
     return lost_at
 
 
-def wait_for_repair(folder: Path, since: float) -> dict[str, tuple[float, dict[str, Any]]]:
+class WarmMemory:
+    """Memory in use, for a file that nobody needs, until `free`."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        chunk = os.urandom(1 << 20)
+        with path.open("wb") as file:
+            for _ in range(size // len(chunk) + 1):
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def free(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def wait_for_repair(
+    folder: Path, since: float, on_begun: Callable[[], None] = lambda: None
+) -> dict[str, tuple[float, dict[str, Any]]]:
     """The events of a repair that began after `since`, by name: when, and what they say."""
     deadline = time.monotonic() + REPAIRED_S_MAX
     while time.monotonic() < deadline:
         logs = (folder / "control/log/control.log", folder / NODE / "log" / f"{NODE}.log")
         found = {name: entry for log in logs for name, entry in _events(log, since)}
+        if "repair.begun" in found:
+            on_begun()
         if "repair.done" in found and "segment.layers_copied" in found:
             return found
         time.sleep(LOOK_EVERY_S)
@@ -124,11 +145,20 @@ def _seconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
+def layers_of(node: Path) -> list[Path]:
+    return sorted(node.glob("segments/*/*.layer"))
+
+
+def size_of(layers: Sequence[Path]) -> int:
+    return sum(layer.stat().st_size for layer in layers)
+
+
 def cp_and_fsync(source: Path, target: Path) -> Copied:
     """What the disk and the kernel can do: the layers of a peer, copied and synced one by one."""
     target.mkdir()
-    layers = sorted(source.glob("segments/*/*.layer"))
-    size = sum(layer.stat().st_size for layer in layers)
+    layers = layers_of(source)
+    size = size_of(layers)
+    WarmMemory(target / "warm", size).free()
     started = time.perf_counter()
     for layer in layers:
         shutil.copyfile(layer, target / layer.name)
@@ -156,7 +186,9 @@ def measure(size: int, folder: Path, base_port: int, say: Say) -> TextTable:
         source = NODE
         for _ in range(ROUNDS):
             plain.append(cp_and_fsync(cluster / source, folder / "cp").mb_per_s)
-            copied = wait_for_repair(cluster, lose_disk(side, cluster))["segment.layers_copied"][1]
+            warm = WarmMemory(folder / "warm", size_of(layers_of(cluster / source)))
+            events = wait_for_repair(cluster, lose_disk(side, cluster), warm.free)
+            copied = events["segment.layers_copied"][1]
             fills.append(Copied(copied["bytes"], copied["seconds"]).mb_per_s)
             source = copied["source"]
         table.add("layers copied", f"{copied['bytes'] / 1e6:.0f} MB")

@@ -37,6 +37,9 @@ _REST_FACTOR: Final = 7
 _SYNC_BYTES: Final = 2 * MIB
 """While clients are served a layer goes to disk in portions: one sync of all of it would hold up the hot logs'."""
 
+_SYNC_AHEAD_BYTES: Final = 32 * MIB
+"""While nobody is, the disk writes what has come while more comes."""
+
 
 class Copier:
     """One node's copying. `served` counts what it did for clients: if it moves, they are served."""
@@ -149,7 +152,8 @@ class Copier:
         """Raises CorruptPage when the peer's layer is damaged: damage must not spread."""
         request = storage_pb2.CopyLayerRequest(volume=segment.volume, group=segment.id.group, name=layer.name)
         loop = asyncio.get_running_loop()
-        crc = synced = 0
+        crc = 0
+        portions = _Portions(file)
         try:
             await stream.send(request.SerializeToString())
             while file.size < layer.size:
@@ -161,15 +165,15 @@ class Copier:
                 file.append(chunk)
                 crc = more_checksum(crc, chunk)
                 fill.bytes_done += len(chunk)
-                if self._busy and file.size - synced >= _SYNC_BYTES:
-                    synced = file.size
-                    await file.sync()
+                await portions.sync_if_due(served=self._busy)
                 fill.seconds = loop.time() - fill.started_s
                 await self._give_way(loop.time() - began)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"copy layer {layer.name}: nothing came for {CALL_TIMEOUT_S:.0f} s"
             ) from None
+        finally:
+            await portions.settle()
         if layer.crc and (crc != layer.crc or file.size != layer.size):
             raise CorruptPage(f"copy layer {layer.name} of {segment.id}: checksum differs")
 
@@ -195,6 +199,32 @@ class Copier:
         served = self._served()
         self._busy, self._served_before = served != self._served_before, served
         await asyncio.sleep(_REST_FACTOR * worked_s if self._busy else 0)
+
+
+class _Portions:
+    """A file that grows goes to disk in portions: while the next one comes, or, if clients are served, before it."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._synced = 0
+        self._syncing: asyncio.Future[None] | None = None
+
+    async def sync_if_due(self, *, served: bool) -> None:
+        """Raises OSError, also of the portion before."""
+        if self._file.size - self._synced < (_SYNC_BYTES if served else _SYNC_AHEAD_BYTES):
+            return
+        await self.settle()
+        self._synced = self._file.size
+        self._syncing = asyncio.ensure_future(self._file.sync())
+        if served:
+            await self.settle()
+
+    async def settle(self) -> None:
+        """Wait for what is under way, even when cancelled: the file must not be closed meanwhile. Raises OSError."""
+        if self._syncing is not None:
+            await asyncio.wait([self._syncing])
+            syncing, self._syncing = self._syncing, None
+            syncing.result()
 
 
 def some_source(segment: SegmentStore, dice: random.Random) -> Member | None:

@@ -6,9 +6,11 @@ from typing import Final
 import db_instance.engine.engine
 import db_instance.engine.pages
 import db_instance.engine.vfs
+import storage_node.copying
 import storage_node.hot_log
 import storage_node.layers.layer_map
 import storage_node.node
+import storage_node.server
 from storage_node.node import StorageNode
 from storage_node.server import StorageService
 from tests.simulation.process import Process
@@ -24,6 +26,8 @@ _SMALL: Final = {
     },
     storage_node.hot_log: {"_FILE_BYTES": 30_000},
     storage_node.layers.layer_map: {"_LONG_CHAIN": 6},
+    storage_node.server: {"LAYER_CHUNK_BYTES": 2_000},
+    storage_node.copying: {"_SYNC_BYTES": 4_000, "_SYNC_AHEAD_BYTES": 8_000},
     db_instance.engine.engine: {"_CONNECTION_CACHE_KIB": 24},
     db_instance.engine.vfs: {"_STAGED_MEMORY_MAX": 3 * 4096},
     db_instance.engine.pages: {"_CHUNK_PAGES": 4, "_WHOLE_ONE_IN": 20},

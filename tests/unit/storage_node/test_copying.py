@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from storage_node import copying
 from storage_node.node import StorageNode
 from storage_node.segment_store import SegmentStore
 from storage_node.server import StorageService
@@ -217,3 +218,64 @@ def test_whoever_waits_for_layers_of_a_segment_that_is_dropped_goes_on() -> None
         await asyncio.wait_for(waiting, 1)
 
     _with_seven(work)
+
+
+def test_portions_go_to_disk_while_more_comes_and_an_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_SYNC_AHEAD_BYTES", 100)
+    monkeypatch.setattr(copying, "_SYNC_BYTES", 10)
+
+    async def work() -> None:
+        disk = SimDisk(random.Random(1))
+        durable: list[int] = []
+        disk.on_durable = lambda _path, data: durable.append(len(data))
+        file = disk.open("x", create=True)
+        portions = copying._Portions(file)
+        for _ in range(3):
+            file.append(bytes(50))
+            await portions.sync_if_due(served=False)
+        assert durable == [], "nobody has waited"
+        file.append(bytes(50))
+        await portions.sync_if_due(served=False)
+        assert sum(durable) >= 100, "one at a time"
+        await portions.settle()
+        assert sum(durable) == 200
+        file.append(bytes(10))
+        await portions.sync_if_due(served=True)
+        assert sum(durable) == 210
+        file.append(bytes(100))
+        await portions.sync_if_due(served=False)
+        disk.faults.broken = True
+        with pytest.raises(OSError, match="simulated I/O error"):
+            await portions.settle()
+        await portions.settle()
+
+    run(work())
+
+
+def test_a_copy_that_is_cancelled_closes_no_file_that_is_being_synced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(copying, "_SYNC_AHEAD_BYTES", 100)
+
+    async def work() -> None:
+        disk = SimDisk(random.Random(1))
+        disk.faults.slow_factor = 1000.0
+        file = disk.open("x", create=True)
+        portions = copying._Portions(file)
+
+        async def copy() -> None:
+            try:
+                file.append(bytes(100))
+                await portions.sync_if_due(served=False)
+                await asyncio.sleep(60.0)
+            finally:
+                await portions.settle()
+                assert disk.syncs == 1
+
+        copies = asyncio.create_task(copy())
+        await asyncio.sleep(0.001)
+        copies.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await copies
+
+    run(work())
