@@ -295,6 +295,27 @@ async def node_stays_away(m: Mischief) -> None:
         await m.world.start_node(name)
 
 
+async def node_stays_away_while_two_hear_nothing(m: Mischief) -> None:
+    """Nothing but the control plane. What is written is on the other four, and one of them is to be replaced."""
+    groups = m.world.control.groups()
+    if not groups or not m.world.writers:
+        return
+    voters = [str(member.node) for member in m.dice.choice(groups).voters]
+    *deaf, away = m.dice.sample(voters, 3)
+    for name in deaf:
+        for other in m.hosts():
+            if other not in (name, "control"):
+                m.world.network.cut(other, name)
+    await asyncio.sleep(m.dice.uniform(0.1, 1.5))
+    if m.world.nodes[away].process is not None:
+        await m.world.stop_node(away, power_cut=m.dice.random() < 0.5)
+    await asyncio.sleep(m.dice.uniform(3.0, 9.0))
+    m.world.network.heal()
+    await m.for_a_while()
+    if m.world.nodes[away].process is None:
+        await m.world.start_node(away)
+
+
 async def disk_is_lost(m: Mischief) -> None:
     """The node comes back with an empty disk. Only when all others hold what it held, as for bits that rot."""
     name = m.some_node()
@@ -431,6 +452,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (node_is_scrubbed, 1),
     (partitions_are_swizzled, 1),
     (node_stays_away, 3),
+    (node_stays_away_while_two_hear_nothing, 2),
     (disk_is_lost, 3),
     (disk_has_lied, 2),
     (node_is_drained, 2),
