@@ -110,12 +110,25 @@ class HotLog:
     def _has_head(self, name: str, data: bytes) -> bool:
         """False if the head is gone. Raises UnknownFormat; CorruptRecord for another node's file."""
         magic, version, _, crc = _HEAD.unpack_from(data)
-        if magic != _MAGIC:
+        if magic != _MAGIC or self._has_one_bit_flipped(data):
             return False
         if version != HOT_LOG_FORMAT:
             raise UnknownFormat(f"open hot/{name}: format {version}, this release knows {HOT_LOG_FORMAT}")
         if crc != self._node_crc:
             raise CorruptRecord(f"open hot/{name}: it belongs to another node")
+        return True
+
+    def _has_one_bit_flipped(self, data: bytes) -> bool:
+        """Is the head ours but for one bit, and what follows as this release writes it? It is damaged then, and
+        neither of another format nor another node's."""
+        head = int.from_bytes(self._head), int.from_bytes(data[: _HEAD.size])
+        if (head[0] ^ head[1]).bit_count() != 1:
+            return False
+        try:
+            header = read_header(data, _HEAD.size)
+            check_against(header, data[_HEAD.size : _HEAD.size + header.size])
+        except (CorruptRecord, UnknownFormat):
+            return len(data) == _HEAD.size
         return True
 
     def _after_damage(

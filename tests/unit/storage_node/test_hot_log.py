@@ -209,6 +209,17 @@ def test_a_damaged_head_costs_no_frame() -> None:
     assert _replayed(_damaged(frames, change)) == frames
 
 
+@pytest.mark.parametrize("at", range(_HEAD_BYTES))
+def test_a_bit_flipped_anywhere_in_the_head_costs_no_frame(at: int) -> None:
+    frames = _frames(2)
+    for bit in range(8):
+
+        def flip(content: bytearray, bit: int = bit) -> None:
+            content[at] ^= 1 << bit
+
+        assert _replayed(_damaged(frames, flip)) == frames
+
+
 def test_files_go_once_all_their_frames_are_in_layers() -> None:
     frames = _frames(9)
 
