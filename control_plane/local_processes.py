@@ -28,7 +28,7 @@ from control_plane.cluster.reconcile import (
 from control_plane.local_cluster import ClusterFolder, ClusterSpec, ProcessSpec, command_line
 from runtime.clock import Clock
 from runtime.events import get_logger
-from volume.errors import InvalidRequest
+from volume.errors import InvalidRequest, VolumeBusy
 
 events = get_logger("control.processes")
 
@@ -109,13 +109,20 @@ class LocalProcesses:
         return any(process.id == id and process.role == "storage" for process in self._ours())
 
     async def remove_storage(self, id: str) -> None:
-        """End the storage node's process for good, and delete what it has written."""
+        """End the storage node's process for good, and delete what it has written. Raises VolumeBusy if it does
+        not end, and may be asked again."""
         if not self.has_storage(id):
             return
         await self.set_wanted(id, Wanted.KILLED)
+        if not self._all_dead([id]):
+            raise VolumeBusy(f"remove {id}: its process has not ended yet; ask again")
         self._folder.change(lambda spec: spec.without(id))
         del self._watched[id]
-        await asyncio.to_thread(shutil.rmtree, self._folder.data_dir(id), ignore_errors=True)
+        self._folder.pid_file(id).unlink(missing_ok=True)
+        try:
+            await asyncio.to_thread(shutil.rmtree, self._folder.data_dir(id))
+        except OSError as error:
+            events.warning("process.folder_left", id=id, reason=str(error))
         events.info("process.removed", id=id)
 
     async def end_all(self) -> None:

@@ -124,11 +124,13 @@ class HotLog:
         head = int.from_bytes(self._head), int.from_bytes(data[: _HEAD.size])
         if (head[0] ^ head[1]).bit_count() != 1:
             return False
+        if len(data) == _HEAD.size:
+            return True
         try:
             header = read_header(data, _HEAD.size)
             check_against(header, data[_HEAD.size : _HEAD.size + header.size])
         except (CorruptRecord, UnknownFormat):
-            return len(data) == _HEAD.size
+            return False
         return True
 
     def _after_damage(

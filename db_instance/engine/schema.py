@@ -46,6 +46,6 @@ def read_schema(connection: apsw.Connection) -> Schema:
 def _oid(sql: str, column: str, declared: str, key: tuple[str, ...]) -> int:
     """An integer key is declared INTEGER, to be SQLite's row number, which is bigint; its check says if it is less."""
     if declared == "INTEGER" and key == (column,):
-        check = re.search(rf'"(\w+) out of range" CHECK \("?{re.escape(column)}"? BETWEEN', sql)
+        check = re.search(rf'"(smallint|integer) out of range" CHECK \("?{re.escape(column)}"? BETWEEN', sql)
         return oid_of_decltype(check[1]) if check else INT8
     return oid_of_decltype(declared)

@@ -129,9 +129,9 @@ _PLAIN_STATES: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 _TYPE_CHECKS: Final = (
-    (" out of range", "22003"),
-    ("invalid input syntax for type ", "22P02"),
-    ("value too long for type ", "22001"),
+    (re.compile(r"(smallint|integer) out of range"), "22003"),
+    (re.compile(r"invalid input syntax for type [a-z ]+"), "22P02"),
+    (re.compile(r"value too long for type [a-z ]+\(\d+\)"), "22001"),
 )
 """Names of the checks that stand for a column's type (dialect/clauses.py)."""
 
@@ -267,8 +267,8 @@ def _constraint_report(error: apsw.ConstraintError) -> Report:
     ):
         return Report("23503", "insert, update or delete violates foreign key constraint")
     if code == apsw.SQLITE_CONSTRAINT_CHECK:
-        for words, sqlstate in _TYPE_CHECKS:
-            if words in subject:
+        for name, sqlstate in _TYPE_CHECKS:
+            if name.fullmatch(subject):
                 return Report(sqlstate, subject)
         return Report("23514", f'new row violates check constraint "{subject}"', about={"n": subject})
     if code == apsw.SQLITE_CONSTRAINT_DATATYPE:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from control_plane import pids
+from control_plane import local_processes, pids
 from control_plane.cluster.model import ProcessFacts, Wanted
 from control_plane.local_cluster import ClusterFolder, ClusterSpec, ProcessSpec
 from control_plane.local_processes import LocalProcesses
 from runtime.clock import RealClock
-from volume.errors import InvalidRequest
+from volume.errors import InvalidRequest, VolumeBusy
 
 WAIT = "import signal; signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\nwhile 1: signal.pause()"
@@ -217,3 +217,19 @@ async def test_a_storage_node_is_removed_for_good(world: World) -> None:
     assert not world.folder.data_dir("s1").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_storage_node_whose_process_does_not_end_stays(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.local.step()
+    pid = world.pid("s1")
+    with monkeypatch.context() as patched:
+        patched.setattr(pids, "send", lambda _pid, _signal: None)
+        patched.setattr(local_processes, "SETTLE_S_MAX", 0.1)
+        with pytest.raises(VolumeBusy, match="remove s1: its process has not ended yet"):
+            await world.local.remove_storage("s1")
+    assert (world.local.has_storage("s1"), world.pid("s1")) == (True, pid)
+    await world.local.remove_storage("s1")
+    assert not world.local.has_storage("s1")
+    assert not world.folder.pid_file("s1").exists()

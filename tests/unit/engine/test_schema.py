@@ -48,6 +48,13 @@ def test_an_integer_key_is_as_wide_as_its_check_says_whatever_it_is_called() -> 
     assert table.columns == (Column("b (c", types.INT2), Column("b", types.TEXT, default="'x'"))
 
 
+def test_a_check_of_the_users_own_says_nothing_of_the_type() -> None:
+    table = _schema(
+        'CREATE TABLE t (a INTEGER PRIMARY KEY CONSTRAINT "a out of range" CHECK (a BETWEEN 1 AND 5))'
+    ).table("t")
+    assert table is not None and table.columns == (Column("a", types.INT8),)
+
+
 def test_views_are_tables_and_sqlites_own_are_not() -> None:
     schema = _schema(
         "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, v text)",

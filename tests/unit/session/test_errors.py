@@ -10,7 +10,8 @@ from volume.errors import OutcomeUnknown, PeerUnavailable, StaleEpoch, Transacti
 SCHEMA = """
     CREATE TABLE p (id INTEGER PRIMARY KEY);
     CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT UNIQUE, b INT NOT NULL, c INT CHECK (c > 0),
-        p INT REFERENCES p, d INT, CONSTRAINT small CHECK (d < 10), UNIQUE (b, c));
+        p INT REFERENCES p, d INT, CONSTRAINT small CHECK (d < 10), UNIQUE (b, c),
+        CHECK (a <> 'x out of range'), CONSTRAINT "integer out of range" CHECK (b < 100));
     CREATE UNIQUE INDEX double_d ON t (d * 2);
     CREATE VIEW v AS SELECT 1 AS one;
     INSERT INTO t VALUES (1, 'x', 1, 1, NULL, 1);
@@ -27,6 +28,8 @@ SCHEMA = """
         ("INSERT INTO t (a) VALUES ('y')", "23502", 'column "b" of relation "t"'),
         ("INSERT INTO t (b, c) VALUES (1, 0)", "23514", "c > 0"),
         ("INSERT INTO t (b, d) VALUES (1, 11)", "23514", '"small"'),
+        ("INSERT INTO t (a, b) VALUES ('x out of range', 2)", "23514", "violates check constraint"),
+        ("INSERT INTO t (b) VALUES (100)", "22003", "integer out of range"),
         ("INSERT INTO t (b, p) VALUES (1, 77)", "23503", "foreign key"),
         ("SELECT * FROM nowhere", "42P01", 'relation "nowhere" does not exist'),
         ("SELECT absent FROM t", "42703", 'column "absent" does not exist'),
