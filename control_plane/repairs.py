@@ -13,6 +13,7 @@ from control_plane.cluster.health import answers
 from control_plane.cluster.membership import (
     Begin,
     Drop,
+    EndLoss,
     Facts,
     Fence,
     Finish,
@@ -141,6 +142,9 @@ class Repairs:
                 await self._revert(step)
             case Drop():
                 await self._agents.drop_segment(step.volume.id, step.group, nodes[step.node].address)
+            case EndLoss():
+                await self._metadata.end_loss(step.volume.name, step.group.id)
+                events.info("group.read_quorum_again", volume=step.volume.name, group=step.group.id)
 
     async def _begin(self, step: Begin) -> None:
         volume, group = step.volume, step.group

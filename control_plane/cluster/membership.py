@@ -11,6 +11,8 @@ finds what is still to be done. In the order in which a replacement G of F goes 
              before the fence is over: the metadata name G alone, in the next epoch. Or:
     revert   F is back first, or G is gone: the metadata name F alone, in the next epoch
     drop     a node that is no member any more forgets its segment
+
+Where an operator has accepted the loss of a read quorum, fewer are enough for all of this, until there is one again.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -115,7 +117,15 @@ class Drop:
     node: NodeId
 
 
-Step = Begin | Tell | Finish | Revert | Drop
+@dataclass(frozen=True, slots=True)
+class EndLoss:
+    """Three that vote are well: from here on nothing is decided by fewer."""
+
+    volume: Volume
+    group: Group
+
+
+Step = Begin | Tell | Finish | Revert | Drop | EndLoss
 
 _ANSWERING_S: Final = 3.0
 
@@ -165,6 +175,8 @@ class _Planner:
         self._moves = sum(member.reason is Reason.MOVE for member in members)
 
     def steps(self, volume: Volume, group: Group) -> list[Step]:
+        if group.loss_accepted and self._well(volume, group) >= READ_QUORUM:
+            return [EndLoss(volume, group)]
         change = self._change(volume, group)
         steps: list[Step] = [change] if change is not None else []
         if change is None and self._must_tell(volume, group):
@@ -241,10 +253,12 @@ class _Planner:
         answers = self._silent_s(member.node) <= _ANSWERING_S
         return answers and report is not None and report.state in ("ok", "behind")
 
+    def _well(self, volume: Volume, group: Group) -> int:
+        return sum(self._is_well(volume, group, member) for member in group.voters)
+
     def _repair(self, volume: Volume, group: Group, slot: int, why: str) -> Begin | None:
         """Who should hold the slot instead. None while nobody can be filled, or there is nobody to do it."""
-        sources = sum(self._is_well(volume, group, member) for member in group.voters)
-        if sources < (1 if group.loss_accepted else READ_QUORUM):
+        if self._well(volume, group) < (1 if group.loss_accepted else READ_QUORUM):
             return None
         voter = group.voter_of(slot) or next(m for m in group.members if m.slot == slot)
         report = self._report(volume, group, voter.node)

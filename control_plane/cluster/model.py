@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final, NewType
 
 from volume.ids import Epoch, GroupId, Lsn, SegmentId, VolumeId
-from volume.quorum import WRITE_QUORUM
+from volume.quorum import COPIES, WRITE_QUORUM
 
 NodeId = NewType("NodeId", str)
 """The name of a storage node, as in `s1`."""
@@ -73,7 +73,7 @@ class Group:
     """The group has no record at or below it."""
     members: tuple[Member, ...]
     loss_accepted: bool = False
-    """An operator wants the group rebuilt from what is left of it."""
+    """An operator wants the group rebuilt from what is left of it, until a read quorum is there again."""
 
     @property
     def voters(self) -> tuple[Member, ...]:
@@ -88,7 +88,9 @@ class Group:
 
     @property
     def created_count(self) -> int:
-        return sum(member.created for member in self.voters)
+        """How many of the six were made. One that is filled again in its own place, and has no vote until then,
+        counts: it was made once."""
+        return sum(member.created for member in self.voters) + COPIES - len(self.voters)
 
     def may_be_made(self, member: Member) -> bool:
         """May its node be asked for the segment, which is empty when it is made?

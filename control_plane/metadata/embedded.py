@@ -222,11 +222,6 @@ class EmbeddedMetadata:
             self._db.execute(
                 "UPDATE member SET reason = '' WHERE volume = ? AND group_id = ? AND slot = ?", (*where, slot)
             )
-            volume = self._read_volume(name)
-            if len({member.slot for member in volume.groups[group].voters}) == COPIES:
-                self._db.execute(
-                    "UPDATE volume_group SET loss_accepted = 0 WHERE volume = ? AND id = ?", where
-                )
             return self._read_volume(name)
 
     def _next_membership(self, name: str, group: GroupId, expected: Epoch) -> tuple[int, int]:
@@ -243,6 +238,12 @@ class EmbeddedMetadata:
         return volume.id, group
 
     async def accept_loss(self, name: str, group: GroupId) -> None:
+        self._set_loss(name, group, accepted=True)
+
+    async def end_loss(self, name: str, group: GroupId) -> None:
+        self._set_loss(name, group, accepted=False)
+
+    def _set_loss(self, name: str, group: GroupId, *, accepted: bool) -> None:
         with self._transaction():
             volume = self._read_volume(name)
             if not 0 <= group < len(volume.groups):
@@ -250,7 +251,8 @@ class EmbeddedMetadata:
                     f"accept loss of pg{group} of {name}: it has {len(volume.groups)} groups"
                 )
             self._db.execute(
-                "UPDATE volume_group SET loss_accepted = 1 WHERE volume = ? AND id = ?", (volume.id, group)
+                "UPDATE volume_group SET loss_accepted = ? WHERE volume = ? AND id = ?",
+                (accepted, volume.id, group),
             )
 
     async def close(self) -> None:

@@ -13,6 +13,7 @@ from control_plane.cluster.membership import (
     MOVES_AT_ONCE,
     Begin,
     Drop,
+    EndLoss,
     Facts,
     Fence,
     Finish,
@@ -142,6 +143,8 @@ def _told(step: Step) -> str:
             return f"pg{group.id}: {replacement.node} goes ({why})"
         case Drop(_, group, node):
             return f"pg{group.id}: {node} drops"
+        case EndLoss(_, group):
+            return f"pg{group.id}: its loss is over"
 
 
 # Suspects
@@ -241,6 +244,12 @@ def test_a_loss_that_is_accepted_leaves_one_to_fill_from() -> None:
         "pg0: g for c (repair: c has not answered for 99 s)"
     ]
     assert scene(_SIX, loss_accepted=True, g="az3").silent(**lost, a=99).plan() == []
+
+
+@pytest.mark.parametrize("away", ["def", "ef", ""])
+def test_an_accepted_loss_is_over_once_three_are_well(away: str) -> None:
+    lost = dict.fromkeys(away, 99.0)
+    assert scene(_SIX, loss_accepted=True, g="az3").silent(**lost).plan() == ["pg0: its loss is over"]
 
 
 def test_two_suspects_of_a_group_are_replaced_one_after_the_other() -> None:

@@ -229,6 +229,8 @@ async def test_changes_of_a_group_that_is_not_there_are_refused(placed: Embedded
             await placed.end_change("main", group, Epoch(1), 5, keep_new=True)
         with pytest.raises(InvalidRequest):
             await placed.accept_loss("main", group)
+        with pytest.raises(InvalidRequest):
+            await placed.end_loss("main", group)
 
 
 async def test_a_change_of_one_group_leaves_the_others(placed: EmbeddedMetadata) -> None:
@@ -239,7 +241,7 @@ async def test_a_change_of_one_group_leaves_the_others(placed: EmbeddedMetadata)
     assert (await placed.volume("main")).groups[1] == before
 
 
-async def test_a_loss_is_accepted_until_six_vote_again(placed: EmbeddedMetadata) -> None:
+async def test_a_loss_is_accepted_until_it_is_told_that_it_is_over(placed: EmbeddedMetadata) -> None:
     await placed.accept_loss("main", GROUP)
     assert await members(placed) == "1*: s1 s2 s3 s4 s5 s6"
     await begin(placed, S6, 1)
@@ -247,6 +249,8 @@ async def test_a_loss_is_accepted_until_six_vote_again(placed: EmbeddedMetadata)
     await placed.end_change("main", GROUP, Epoch(3), 0, keep_new=True)
     assert await members(placed) == "4*: s8? s2 s3 s4 s5 +s6?"
     await end(placed, 4, keep_new=True)
+    assert await members(placed) == "5*: s8? s2 s3 s4 s5 s6?"
+    await placed.end_loss("main", GROUP)
     assert await members(placed) == "5: s8? s2 s3 s4 s5 s6?"
 
 

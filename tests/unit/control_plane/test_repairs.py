@@ -258,6 +258,68 @@ def test_without_three_that_vote_nothing_is_changed_unless_the_loss_is_accepted(
     _with_cluster(story, _SIX | {"h": "az2", "i": "az3", "j": "az2", "k": "az3"})
 
 
+def test_one_copy_that_is_left_is_enough_when_the_loss_is_accepted() -> None:
+    async def story(cluster: Cluster) -> None:
+        _down(cluster, "b", "c", "d", "e", "f")
+        for _ in range(20):
+            await cluster.round()
+        await cluster.metadata.accept_loss("main", _GROUP)
+        for _ in range(200):
+            await cluster.round()
+            cluster.gossip()
+        (group,) = await cluster.groups()
+        assert {voter.node for voter in group.voters} == set("aghijk")
+        assert not group.loss_accepted
+
+    _with_cluster(story, _SIX | {"g": "az1", "h": "az2", "i": "az3", "j": "az2", "k": "az3"})
+
+
+def test_an_accepted_loss_is_over_once_the_copies_are_back() -> None:
+    async def story(cluster: Cluster) -> None:
+        _down(cluster, "c", "d", "e", "f")
+        for _ in range(20):
+            await cluster.round()
+        await cluster.metadata.accept_loss("main", _GROUP)
+        _up(cluster, "c", "d", "e", "f")
+        await _pass(cluster, 30)
+        cluster.gossip()
+        assert await cluster.is_well()
+        for name in "ghij":
+            await cluster.add(name, "az1")
+        await _pass(cluster, 5)
+        # One zone is cut off, with the control plane; the writer and four copies go on without it.
+        cluster.hidden_from_control = {NodeId(name) for name in "cdef"}
+        writer = cluster.logs[_GROUP].writers[-1]
+        cluster.hidden_from[writer.epoch] = {NodeId(name) for name in "abghij"}
+        before = cluster.logs[_GROUP].acknowledged
+        for _ in range(60):
+            await cluster.round()
+            cluster.write(writer)
+            await cluster.check()
+        assert cluster.logs[_GROUP].acknowledged > before
+        assert await cluster.describe() == ["a b c d e f"]
+
+    _with_cluster(story, _SIX)
+
+
+def test_a_segment_that_nobody_heard_of_is_not_made_anew_while_lost_ones_are_filled_in_their_place() -> None:
+    async def story(cluster: Cluster) -> None:
+        _down(cluster, "d", "e")  # so a b c f acknowledge
+        cluster.write(cluster.logs[_GROUP].writers[-1])
+        assert cluster.logs[_GROUP].acknowledged > 0
+        _wipe(cluster, "a", "b", "f")
+        _up(cluster, "d", "e")
+        _down(cluster, "f")
+        for _ in range(6):
+            await cluster.round()
+        _up(cluster, "f")
+        for _ in range(20):
+            await cluster.round()
+            await cluster.check()
+
+    _with_cluster(story, _SIX, unheard="f")
+
+
 # Any story
 
 

@@ -111,6 +111,16 @@ async def test_nodes_that_are_late_at_the_start_are_waited_for(cluster: Cluster)
     assert await created(cluster) == [6]
 
 
+async def test_three_that_vote_are_enough_to_open_while_the_others_are_filled_in_their_place(
+    cluster: Cluster,
+) -> None:
+    await cluster.begin()
+    for slot in range(3):
+        node = NodeId(f"s{slot + 1}")
+        await cluster.metadata.begin_change("main", GroupId(0), Epoch(slot + 1), slot, node, Reason.REPAIR)
+    assert (await cluster.volumes.open("main", "w1", Epoch(0))).epoch == 1
+
+
 async def test_without_enough_nodes_there_is_no_group_and_no_epoch(cluster: Cluster) -> None:
     await cluster.metadata.put_nodes(NODES[:5], [])
     cluster.clock.at_s += FIRST_NODES_S
