@@ -92,6 +92,13 @@ class Agents:
         answer = await self._transport.call(address, SCRUB, request, timeout_s=CALL_TIMEOUT_S)
         return storage_pb2.ScrubReply.FromString(answer)
 
+    async def who_is(self, address: str) -> tuple[str, str]:
+        """The name of the storage node that answers there, and its zone."""
+        request = storage_pb2.NodeStatusRequest().SerializeToString()
+        answer = await self._transport.call(address, NODE_STATUS, request, timeout_s=CALL_TIMEOUT_S)
+        reply = storage_pb2.NodeStatusReply.FromString(answer)
+        return reply.node, reply.az
+
     async def node_status(self, address: str, timeout_s: float) -> NodeReport:
         request = storage_pb2.NodeStatusRequest().SerializeToString()
         answer = await self._transport.call(address, NODE_STATUS, request, timeout_s=timeout_s)

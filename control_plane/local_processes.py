@@ -89,7 +89,10 @@ class LocalProcesses:
             self._do(action)
 
     async def set_wanted(self, target: str, wanted: Wanted) -> list[str]:
-        """Change what is wanted of a process, or of all in a zone, and wait until it shows."""
+        """Change what is wanted of a process, or of all in a zone, and wait until it shows. Raises VolumeBusy
+        while all are being ended."""
+        if self._ending:
+            raise VolumeBusy(f"{target}: the cluster is being stopped")
         ids = {process.id for process in self.spec().matching(target)} & {each.id for each in self._ours()}
         if not ids:
             raise InvalidRequest(f"no process or AZ of this cluster is called {target!r}")
@@ -127,9 +130,10 @@ class LocalProcesses:
 
     async def end_all(self) -> None:
         """End every process in order: instances first, then what they stand on. Starts none again."""
+        ours = self._ours()
         self._ending = True
-        await self._end([process for process in self._ours() if process.role == "instance"])
-        await self._end(self._ours())
+        await self._end([process for process in ours if process.role == "instance"])
+        await self._end(ours)
 
     def _ours(self) -> list[ProcessSpec]:
         return [process for process in self.spec().processes if process.role != "control"]

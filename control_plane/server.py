@@ -18,6 +18,7 @@ from control_plane.observer import Observer
 from control_plane.volumes import Volumes
 from proto import control_pb2
 from runtime.transport import Handlers, Unary
+from runtime.uninterrupted import uninterrupted
 from volume.errors import InvalidRequest, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, VolumeId
 
@@ -92,8 +93,21 @@ class ControlServer:
     async def add_node(self, request: control_pb2.AddNodeRequest) -> control_pb2.AddNodeReply:
         if not (request.node and request.az and request.address):
             raise InvalidRequest("add a storage node: it needs a name, a zone and an address")
-        await self._metadata.put_nodes([Node(NodeId(request.node), request.az, request.address)], [])
+        added = Node(NodeId(request.node), request.az, request.address)
+        for node in await self._metadata.nodes():
+            if node.id == added.id and (node.az, node.address) != (added.az, added.address):
+                raise InvalidRequest(f"add {added.id}: it is there already, in {node.az} at {node.address}")
+            if node.id != added.id and node.address == added.address:
+                raise InvalidRequest(f"add {added.id}: at {node.address} is {node.id}")
+        if self._local is None or not self._local.has_storage(added.id):
+            await self._check_identity(added)
+        await self._metadata.put_nodes([added], [])
         return control_pb2.AddNodeReply()
+
+    async def _check_identity(self, added: Node) -> None:
+        id, az = await self._agents.who_is(added.address)
+        if (id, az) != (added.id, added.az):
+            raise InvalidRequest(f"add {added.id} in {added.az}: at {added.address} is {id} in {az}")
 
     async def drain(self, request: control_pb2.DrainRequest) -> control_pb2.DrainReply:
         node = NodeId(request.node)
@@ -157,9 +171,13 @@ class ControlServer:
         return control_pb2.SetWantedReply(process=changed)
 
     async def shutdown(self, request: control_pb2.ShutdownRequest) -> control_pb2.ShutdownReply:
-        await self._local_processes().end_all()
-        self._end()
+        """Goes on to its end, once begun: a control plane that has ended half of the processes starts none again."""
+        await uninterrupted(self._end_all(self._local_processes()))
         return control_pb2.ShutdownReply()
+
+    async def _end_all(self, local: LocalProcesses) -> None:
+        await local.end_all()
+        self._end()
 
     def _local_processes(self) -> LocalProcesses:
         if self._local is None:

@@ -72,7 +72,7 @@ class Supervisor:
             await self._observer.look(LOOK_S_MAX)
             try:
                 await self.act()
-            except VolumeError as error:
+            except (VolumeError, OSError, LocalClusterError) as error:
                 events.warning("supervisor.round_failed", reason=f"{type(error).__name__}: {error}")
             await self._rest(CLUSTER_EVERY_S)
 

@@ -8,13 +8,22 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from control_plane import local_processes, pids
-from control_plane.cluster.model import ProcessFacts, Wanted
+from control_plane.cluster.health import NodeHealth
+from control_plane.cluster.model import NodeId, ProcessFacts, Wanted
+from control_plane.gauges import Gauges
 from control_plane.local_cluster import ClusterFolder, ClusterSpec, ProcessSpec
 from control_plane.local_processes import LocalProcesses
+from control_plane.metadata.embedded import EmbeddedMetadata
+from control_plane.server import ControlServer, own_facts
+from control_plane.supervisor import Supervisor
+from proto import control_pb2 as pb
 from runtime.clock import RealClock
 from volume.errors import InvalidRequest, VolumeBusy
 
@@ -184,6 +193,26 @@ async def test_all_end_instances_first_and_none_starts_again(world: World) -> No
     assert all(facts.pid is None for facts in world.local.facts())
 
 
+async def test_a_shutdown_whose_client_goes_away_goes_on_and_nothing_is_started_meanwhile(
+    world: World,
+) -> None:
+    world.programs["w1"] = STUBBORN
+    world.local.step()
+    await world.until(lambda: world.folder.stderr_file("w1").read_text() == "deaf\n")
+    nothing, ended = cast(Any, None), asyncio.Event()
+    edge = ControlServer(
+        own_facts("control", ""), "main", nothing, nothing, nothing, nothing, world.local, ended.set
+    )
+    asked = asyncio.create_task(edge.shutdown(pb.ShutdownRequest()))
+    await world.until(lambda: world.local._ending)
+    with pytest.raises(VolumeBusy, match="s1: the cluster is being stopped"):
+        await world.local.set_wanted("s1", Wanted.RUNNING)
+    asked.cancel()
+    os.kill(world.pid("w1"), signal.SIGKILL)
+    await world.until(ended.is_set)
+    assert all(facts.pid is None for facts in world.local.facts())
+
+
 async def test_a_process_deaf_to_sigterm_is_killed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("control_plane.local_processes.END_S_MAX", 0.05)
     world.programs["s1"] = STUBBORN
@@ -201,6 +230,45 @@ async def test_a_cluster_file_that_vanished_changes_nothing(world: World) -> Non
         world.local.step()
     world.folder.save(replace(SPEC))
     assert world.pid("s1") == before
+
+
+async def test_without_the_cluster_file_the_control_plane_goes_on(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("control_plane.supervisor.CLUSTER_EVERY_S", 0.01)
+    metadata, nothing = EmbeddedMetadata(tmp_path / "metadata.db"), cast(Any, _Idle())
+    gauges = Gauges(CollectorRegistry(), metadata)
+    supervisor = Supervisor(
+        nothing, nothing, nothing, world.local, gauges, 1 << 20, RealClock(), random.Random(1)
+    )
+    world.folder.spec_file.unlink()
+    with capture_logs() as told:
+        running = asyncio.create_task(supervisor.run())
+        await world.until(lambda: any(each["event"] == "supervisor.round_failed" for each in told))
+        world.folder.save(replace(SPEC))
+        await world.until(lambda: world.facts("w1").pid is not None)
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await metadata.close()
+
+
+class _Idle:
+    """A cluster whose storage has nothing to do."""
+
+    async def look(self, wait_s: float) -> None: ...
+
+    async def node_health(self) -> dict[NodeId, NodeHealth]:
+        return {}
+
+    async def create_main(self, segment_size: int) -> None: ...
+
+    async def create_missing(self) -> None: ...
+
+    async def act(self) -> None: ...
+
+    def answering(self) -> frozenset[NodeId]:
+        return frozenset()
 
 
 async def test_a_storage_node_is_removed_for_good(world: World) -> None:

@@ -26,11 +26,16 @@ NODES = [Node(NodeId(f"s{i + 1}"), f"az{i // 2 + 1}", f"h:{i}") for i in range(6
 SIX = tuple(Member(slot, node.id) for slot, node in enumerate(NODES))
 
 
-class ScrubbingAgents:
-    """s2 does not answer; of the others each has been asked so often."""
+class NodeAgents:
+    """s2 does not answer; of the others each has been asked so often. At h:7 is one that is no member yet."""
 
     def __init__(self) -> None:
         self.started: dict[str, int] = {}
+
+    async def who_is(self, address: str) -> tuple[str, str]:
+        if address != "h:7":
+            raise PeerUnavailable(f"call {address}: nobody there")
+        return "s7", "az1"
 
     async def scrub(self, address: str, *, start: bool) -> storage_pb2.ScrubReply:
         if address == "h:1":
@@ -94,11 +99,40 @@ async def test_members_that_moved_are_told_to_the_others_as_a_new_membership(sto
 
 
 async def test_a_node_joins(store: EmbeddedMetadata) -> None:
-    edge = server(store, None)
-    await edge.add_node(pb.AddNodeRequest(node="s7", az="az1", address="h:7"))
+    edge = server(store, NodeAgents())
+    for _ in range(2):
+        await edge.add_node(pb.AddNodeRequest(node="s7", az="az1", address="h:7"))
     assert (await store.nodes())[-1] == Node(NodeId("s7"), "az1", "h:7")
-    with pytest.raises(InvalidRequest, match="a name, a zone and an address"):
-        await edge.add_node(pb.AddNodeRequest(node="s8", az="az1"))
+    assert await epochs(store) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("id", "az", "address", "why"),
+    [
+        ("s8", "az1", "", "a name, a zone and an address"),
+        ("s6", "az3", "h:7", "add s6: it is there already, in az3 at h:5"),
+        ("s6", "az1", "h:5", "add s6: it is there already, in az3 at h:5"),
+        ("s8", "az3", "h:5", "add s8: at h:5 is s6"),
+        ("s8", "az1", "h:7", "add s8 in az1: at h:7 is s7 in az1"),
+        ("s7", "az2", "h:7", "add s7 in az2: at h:7 is s7 in az1"),
+        ("s8", "az1", "h:8", "call h:8: nobody there"),
+    ],
+)
+async def test_a_node_that_is_not_what_was_said_does_not_join(
+    store: EmbeddedMetadata, id: str, az: str, address: str, why: str
+) -> None:
+    with pytest.raises((InvalidRequest, PeerUnavailable), match=why):
+        await server(store, NodeAgents()).add_node(pb.AddNodeRequest(node=id, az=az, address=address))
+    assert await store.nodes() == tuple(NODES)
+
+
+async def test_a_node_that_this_control_plane_is_to_start_joins_before_it_answers(
+    store: EmbeddedMetadata,
+) -> None:
+    await server(store, NodeAgents(), LeftOver()).add_node(
+        pb.AddNodeRequest(node="s7", az="az2", address="h:70")
+    )
+    assert (await store.nodes())[-1] == Node(NodeId("s7"), "az2", "h:70")
 
 
 async def test_a_drain_says_what_is_left_and_is_undone(store: EmbeddedMetadata) -> None:
@@ -127,7 +161,7 @@ async def test_what_is_left_of_a_removal_is_done_when_it_is_asked_again(store: E
 
 
 async def test_a_scrub_is_begun_on_all_nodes_and_the_silent_are_named(store: EmbeddedMetadata) -> None:
-    agents = ScrubbingAgents()
+    agents = NodeAgents()
     reply = await server(store, agents).scrub(pb.ScrubRequest(start=True))
     found = json.loads(reply.json)
     assert sorted(found) == [node.id for node in NODES]
@@ -146,7 +180,7 @@ async def test_a_scrub_is_begun_on_all_nodes_and_the_silent_are_named(store: Emb
 
 
 async def test_a_scrub_of_some_nodes_leaves_the_others_alone(store: EmbeddedMetadata) -> None:
-    agents = ScrubbingAgents()
+    agents = NodeAgents()
     edge = server(store, agents)
     assert list(json.loads((await edge.scrub(pb.ScrubRequest(start=False, node=["s4"]))).json)) == ["s4"]
     assert agents.started == {"h:3": 0}

@@ -114,7 +114,7 @@ async def test_a_writer_is_confirmed_while_it_is_the_newest(control: Control) ->
 
 
 async def test_members_are_told_with_those_that_fill(control: Control) -> None:
-    await control.ask("AddNode", pb.AddNodeRequest(node="s7", az="az3", address="h:7").SerializeToString())
+    await control.metadata.put_nodes([Node(NodeId("s7"), "az3", "h:7")], [])
     await control.metadata.begin_change("main", GroupId(0), Epoch(1), 5, NodeId("s7"), Reason.MOVE)
     volume = pb.Volume.FromString(await control.ask("GetVolume", b""))
     (group,) = volume.group
@@ -160,6 +160,7 @@ async def test_status_is_one_json_object(control: Control) -> None:
         ("AddGroup", pb.AddGroupRequest(group=7, epoch=0)),
         ("AddNode", pb.AddNodeRequest(node="s7", az="az3")),
         ("AddNode", pb.AddNodeRequest(az="az3", address="h:7")),
+        ("AddNode", pb.AddNodeRequest(node="s6", az="az3", address="h:7")),
         ("Drain", pb.DrainRequest(node="s99")),
         ("AcceptLoss", pb.AcceptLossRequest(group=7)),
     ],
@@ -172,6 +173,7 @@ async def test_status_is_one_json_object(control: Control) -> None:
         "not the next",
         "no address",
         "no name",
+        "another node's name",
         "no such node",
         "no such group",
     ],
