@@ -254,10 +254,16 @@ class PromiseRequest(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    FILLING_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     epoch: _builtins.int
     membership_epoch: _builtins.int
+    place: _builtins.int
+    """the slot that is meant, plus one; 0 if not told"""
+    filling: _builtins.bool
+    """and that it is being filled there"""
     def __init__(
         self,
         *,
@@ -265,10 +271,12 @@ class PromiseRequest(_message.Message):
         group: _builtins.int = ...,
         epoch: _builtins.int = ...,
         membership_epoch: _builtins.int = ...,
+        place: _builtins.int = ...,
+        filling: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "membership_epoch", b"membership_epoch", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "filling", b"filling", "group", b"group", "membership_epoch", b"membership_epoch", "place", b"place", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,12 +341,17 @@ class InstallTimelineRequest(_message.Message):
     TIMELINE_FIELD_NUMBER: _builtins.int
     VDL_FIELD_NUMBER: _builtins.int
     MEMBERSHIP_EPOCH_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    FILLING_FIELD_NUMBER: _builtins.int
     volume: _builtins.int
     group: _builtins.int
     epoch: _builtins.int
     timeline: _builtins.bytes
     vdl: _builtins.int
     membership_epoch: _builtins.int
+    place: _builtins.int
+    """as in PromiseRequest"""
+    filling: _builtins.bool
     def __init__(
         self,
         *,
@@ -348,10 +361,12 @@ class InstallTimelineRequest(_message.Message):
         timeline: _builtins.bytes = ...,
         vdl: _builtins.int = ...,
         membership_epoch: _builtins.int = ...,
+        place: _builtins.int = ...,
+        filling: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "group", b"group", "membership_epoch", b"membership_epoch", "timeline", b"timeline", "vdl", b"vdl", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "filling", b"filling", "group", b"group", "membership_epoch", b"membership_epoch", "place", b"place", "timeline", b"timeline", "vdl", b"vdl", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

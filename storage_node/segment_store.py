@@ -151,6 +151,16 @@ class SegmentStore:
                 f"use {self.id} in membership epoch {epoch}: it is {self.membership.epoch} now"
             )
 
+    def check_place(self, slot: int, epoch: int, *, filling: bool) -> None:
+        """Are we the segment that is meant? Of a replacement that was given up and begun again, the node may still
+        have the earlier segment: what that one has acknowledged is gone with it. Raises UnknownSegment."""
+        if slot != self.id.slot:
+            raise UnknownSegment(f"use {SegmentId(self.id.group, slot)}: {self.node} has {self.id}")
+        if filling and self.membership.epoch < epoch:
+            raise UnknownSegment(
+                f"use {self.id} in membership epoch {epoch}: {self.node} knows {self.membership.epoch} yet"
+            )
+
     # The manifest
 
     async def save(self) -> None:
@@ -275,7 +285,7 @@ class SegmentStore:
                 return False
             if newer:
                 was_filling, self.membership = self.filling, membership
-                if was_filling and not self.filling:
+                if was_filling and not self.filling and not self.removed:
                     events.info("segment.filled", segment=str(self.id), scl=self.chain.durable_scl)
             if promised > self.chain.promised:
                 self.chain.promise(promised)

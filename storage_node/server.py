@@ -86,8 +86,7 @@ class StorageService:
 
     async def promise(self, data: bytes) -> bytes:
         request = storage_pb2.PromiseRequest.FromString(data)
-        segment = self._segment(request.volume, request.group)
-        segment.check_membership(request.membership_epoch or _FIRST_MEMBERSHIP)
+        segment = self._member_segment(request)
         await segment.promise(Epoch(request.epoch))
         if segment.filling:
             return storage_pb2.PromiseReply(filling=True).SerializeToString()
@@ -110,10 +109,9 @@ class StorageService:
 
     async def install_timeline(self, data: bytes) -> bytes:
         request = storage_pb2.InstallTimelineRequest.FromString(data)
-        segment = self._segment(request.volume, request.group)
+        segment = self._member_segment(request)
         if request.epoch < segment.chain.promised:
             raise StaleEpoch(f"install epoch {request.epoch}: epoch {segment.chain.promised} is promised")
-        segment.check_membership(request.membership_epoch or _FIRST_MEMBERSHIP)
         timeline = Timeline.decode(request.timeline)
         if timeline.epoch > request.epoch:
             raise InvalidRequest(f"install timeline of epoch {timeline.epoch} in epoch {request.epoch}")
@@ -234,6 +232,15 @@ class StorageService:
                 status.fill.bytes_done, status.fill.bytes_total = fill.bytes_done, fill.bytes_total
                 status.fill.bytes_per_s = fill.bytes_per_s
         return reply.SerializeToString()
+
+    def _member_segment(
+        self, request: storage_pb2.PromiseRequest | storage_pb2.InstallTimelineRequest
+    ) -> SegmentStore:
+        segment = self._segment(request.volume, request.group)
+        segment.check_membership(request.membership_epoch or _FIRST_MEMBERSHIP)
+        if request.place:
+            segment.check_place(request.place - 1, request.membership_epoch, filling=request.filling)
+        return segment
 
     def _segment(self, volume: int, group: int) -> SegmentStore:
         segment = self._node.segment(VolumeId(volume), GroupId(group))

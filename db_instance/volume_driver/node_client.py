@@ -266,7 +266,7 @@ class NodeClient:
             try:
                 await self._calls.promise(member, group, membership.epoch)
                 installed = await self._calls.install_timeline(
-                    self.address, group, membership.epoch, owner.timeline, owner.vdl
+                    member, group, membership.epoch, owner.timeline, owner.vdl
                 )
             except StaleEpoch:
                 raise
@@ -365,7 +365,7 @@ class NodeClient:
     async def _receive(self, stream: Stream) -> None:
         while (data := await stream.receive()) is not None:
             reply = storage_pb2.AppendReply.FromString(data)
-            if reply.beat:
+            if reply.beat and GroupId(0) in self._joined:
                 self._owner.on_confirmed(self.node, reply.beat)
             for told in reply.newer:
                 self._on_newer(told)

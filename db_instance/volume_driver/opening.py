@@ -105,7 +105,7 @@ async def _install(
 ) -> tuple[dict[GroupId, dict[str, Lsn]], float]:
     async def install(group: GroupId, member: Member) -> Installed:
         return await calls.install_timeline(
-            member.address, group, layout.groups[group].epoch, recovered.timeline, recovered.known_vdl
+            member, group, layout.groups[group].epoch, recovered.timeline, recovered.known_vdl
         )
 
     answers = await _in_all(layout, install, WRITE_QUORUM)
@@ -125,7 +125,7 @@ async def _complete(
                 for member in quorum.members:
                     if scl[group].get(member.node, end) < end:
                         found = await calls.install_timeline(
-                            member.address, group, quorum.epoch, recovered.timeline, recovered.known_vdl
+                            member, group, quorum.epoch, recovered.timeline, recovered.known_vdl
                         )
                         scl[group][member.node] = found.scl
 

@@ -41,11 +41,16 @@ class SegmentCalls:
 
         Raises StaleEpoch, StaleMembership.
         """
-        address, slot = member.address, member.slot
+        slot = member.slot
         request = storage_pb2.PromiseRequest(
-            volume=self._volume, group=group, epoch=self._epoch, membership_epoch=membership
+            volume=self._volume,
+            group=group,
+            epoch=self._epoch,
+            membership_epoch=membership,
+            place=slot + 1,
+            filling=member.filling,
         )
-        data = await self._call(address, "Promise", request.SerializeToString())
+        data = await self._call(member.address, "Promise", request.SerializeToString())
         reply = storage_pb2.PromiseReply.FromString(data)
         if reply.filling:
             return None
@@ -65,7 +70,7 @@ class SegmentCalls:
         )
 
     async def install_timeline(
-        self, address: str, group: GroupId, membership: int, timeline: Timeline, vdl: Lsn
+        self, member: Member, group: GroupId, membership: int, timeline: Timeline, vdl: Lsn
     ) -> Installed:
         """Make the timeline durable at this segment. Raises StaleEpoch, StaleMembership."""
         request = storage_pb2.InstallTimelineRequest(
@@ -75,8 +80,10 @@ class SegmentCalls:
             timeline=timeline.encode(),
             vdl=vdl,
             membership_epoch=membership,
+            place=member.slot + 1,
+            filling=member.filling,
         )
-        data = await self._call(address, "InstallTimeline", request.SerializeToString())
+        data = await self._call(member.address, "InstallTimeline", request.SerializeToString())
         reply = storage_pb2.InstallTimelineReply.FromString(data)
         return Installed(Lsn(reply.scl), reply.lease_left_ms / 1000)
 

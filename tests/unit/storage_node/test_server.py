@@ -343,6 +343,39 @@ def test_whoever_opens_the_volume_must_know_the_members(method: str, knows: int,
     _wired(work)
 
 
+@pytest.mark.parametrize(
+    ("place", "filling", "knows", "why"),
+    [
+        (0, False, 1, ""),
+        (1, False, 1, ""),
+        (1, False, 2, ""),
+        (1, True, 1, ""),
+        (1, True, 2, "use pg0/a in membership epoch 2: n knows 1 yet"),
+        (2, False, 1, "use pg0/b: n has pg0/a"),
+    ],
+)
+@pytest.mark.parametrize("method", ["Promise", "InstallTimeline"])
+def test_a_segment_that_is_not_the_one_meant_says_so(
+    method: str, place: int, filling: bool, knows: int, why: str
+) -> None:
+    async def work(wired: Wired, writer: Writer) -> None:
+        wired.log.truncate(0)
+        request = _promise if method == "Promise" else _install
+        asked = type(request)()
+        asked.CopyFrom(request)
+        asked.membership_epoch, asked.place, asked.filling = knows, place, filling
+        if method == "InstallTimeline":
+            asked.timeline = wired.log.timeline.encode()
+        if why:
+            with pytest.raises(UnknownSegment, match=why):
+                await wired.ask(method, asked)
+        else:
+            await wired.ask(method, asked)
+        assert wired.segment.chain.promised == (1 if why else 2)
+
+    _wired(work)
+
+
 def test_who_tells_no_membership_knows_the_first_one() -> None:
     async def work(wired: Wired, writer: Writer) -> None:
         await wired.ask("Promise", _promise)

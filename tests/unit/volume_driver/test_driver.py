@@ -71,7 +71,7 @@ class World:
         everybody = [Node(NodeId(name), az, f"{name}:1") for name, az in _ZONES.items()]
         await self.metadata.put_nodes(everybody[:6], [])
         self.agents = Agents(host)
-        observer = Observer(self.agents, self.metadata, SimClock())
+        observer = self.observer = Observer(self.agents, self.metadata, SimClock())
         self.volumes = Volumes(self.metadata, self.agents, observer, SimClock())
         own = own_facts("control", _CONTROL)
         edge = ControlServer(own, "w", self.metadata, self.volumes, observer, self.agents, None, lambda: None)
@@ -364,6 +364,32 @@ def test_a_writer_that_missed_a_change_hears_from_all_what_they_have() -> None:
         await world.tell()
         await _soon(lambda: driver.members(_GROUP).epoch == 3)
         await _soon(lambda: driver.group_scl()[_GROUP] == dict.fromkeys("abcdeg", driver.vdl))
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_a_replacement_that_was_given_up_does_not_stand_for_the_next_one_on_its_node() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await world.begin(5, "g")
+        await world.tell()
+        await _soon(lambda: driver.group_scl()[_GROUP].get("g") == driver.vdl)
+        await world.end(5, keep_new=False)
+        epoch = (await world.group()).membership_epoch
+        await world.metadata.begin_change("main", _GROUP, epoch, 4, NodeId("g"), Reason.REPAIR)
+        await world.tell(*"abcdef")
+        await _soon(lambda: driver.members(_GROUP).epoch == 4)
+        world.cut("w", "a", "b", "control")
+        await world.hangs(driver)
+        assert driver.group_scl()[_GROUP]["g"] == 0
+        assert not driver.lease.holds()
+        await world.observer.look(1.0)
+        await world.volumes.create_missing()
+        await world.tell("g")
+        await _soon(lambda: driver.vdl == driver.last_lsn)
+        await _soon(lambda: driver.lease.holds())
         await driver.stop()
 
     _in_world(story)
