@@ -400,7 +400,7 @@ class SegmentStore:
     # Layers
 
     async def flush(self, rest: Rest = rest_of_the_loop) -> None:
-        """Write what is in memory as a delta layer. Raises OSError."""
+        """Write what is in memory as a delta layer. What does not become one stays in memory. Raises OSError."""
         async with self.lock:
             self.check()
             if not self.memory.frames:
@@ -408,9 +408,7 @@ class SegmentStore:
             table, self.memory = self.memory, MemoryTable()
             self._flushing = table
             try:
-                await self.layers.write_delta(
-                    table.frames, HEADER_SIZE, self.flushed_lsn, table.last_lsn, self.chain.timeline, rest
-                )
+                await self._write_delta(table, rest)
                 self.flushed_lsn = table.last_lsn
                 await self.save()
             except OSError as error:
@@ -419,6 +417,15 @@ class SegmentStore:
             finally:
                 self._flushing = MemoryTable()
                 self._recent.clear()
+
+    async def _write_delta(self, table: MemoryTable, rest: Rest) -> None:
+        try:
+            await self.layers.write_delta(
+                table.frames, HEADER_SIZE, self.flushed_lsn, table.last_lsn, self.chain.timeline, rest
+            )
+        except BaseException:
+            self._remember_frames([*table.frames, *self.memory.frames])
+            raise
 
     def worth_doing(self) -> Plan | None:
         """What compaction should do next."""

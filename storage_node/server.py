@@ -10,6 +10,7 @@ import lz4.block
 
 from proto import storage_pb2
 from runtime.transport import Handlers, Stream
+from runtime.uninterrupted import uninterrupted
 from storage_node.membership_messages import membership_message, membership_of
 from storage_node.node import StorageNode
 from storage_node.segment_store import SegmentStore
@@ -172,7 +173,7 @@ class StorageService:
         request = storage_pb2.ListLayersRequest.FromString(data)
         segment = self._segment(request.volume, request.group)
         if segment.flushed_lsn < request.up_to:
-            await self._node.flush(segment)
+            await uninterrupted(self._node.flush(segment))
             segment.check()
         unpin = segment.layers.pin([info.name for info in segment.layers.layers])
         asyncio.get_running_loop().call_later(_PIN_S, unpin)

@@ -175,6 +175,32 @@ def test_a_disk_that_cannot_ends_the_segment(step: str, fault: str) -> None:
     _with_store(work)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_flush_that_comes_to_nothing_leaves_its_log_in_memory(cancelled: bool) -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        store.offer(*framed([log.write(1), log.write(2)]))
+        disk.faults.slow_factor = 100.0
+        flushing = asyncio.create_task(store.flush())
+        await asyncio.sleep(0.001)
+        store.offer(*framed([log.write(1)]))  # while the layer is on its way to the disk
+        if cancelled:
+            flushing.cancel()
+        disk.faults.broken = not cancelled
+        await asyncio.gather(flushing, return_exceptions=True)
+        disk.faults.broken = False
+        _synced(store)
+        assert (store.memory.last_lsn, store.flushed_lsn, store.layers.layers) == (log.end, 0, ())
+        for page in (1, 2):
+            assert store.read(PageNumber(page), log.end, log.end) == log.page_at(page, log.end)
+        if cancelled:
+            await store.flush()
+            again = await SegmentStore.load(disk.durable_copy(), _NODE, _FOLDER)
+            for page in (1, 2):
+                assert again.read(PageNumber(page), log.end, log.end) == log.page_at(page, log.end)
+
+    _with_store(work)
+
+
 def test_a_promise_is_durable_when_it_is_told_and_kept_after_that() -> None:
     async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
         await store.promise(Epoch(4))

@@ -636,3 +636,24 @@ def test_a_peer_that_wants_no_log_is_sent_none() -> None:
             assert (bool(answer.frames), answer.scl) == (not no_frames, wired.log.end)
 
     _wired(work)
+
+
+# Layers
+
+
+def test_a_layer_that_a_peer_has_asked_for_is_written_though_the_peer_goes_away() -> None:
+    async def work(wired: Wired, writer: Writer) -> None:
+        await writer.tell(pages=(1, 2))
+        await writer.hear()
+        wired.disk.faults.slow_factor = 100.0
+        request = pb.ListLayersRequest(volume=VOLUME, group=GROUP, up_to=1).SerializeToString()
+        asking = asyncio.create_task(StorageService(wired.node).list_layers(request))
+        await asyncio.sleep(0.001)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        await asyncio.sleep(2)
+        assert wired.segment.released_lsn == wired.log.end
+        assert not wired.segment.memory.frames
+
+    _wired(work)
