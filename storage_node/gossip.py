@@ -19,7 +19,7 @@ from storage_node.membership_messages import membership_message, membership_of
 from storage_node.segment_store import SegmentStore
 from volume.errors import VolumeError
 from volume.ids import GroupId, Lsn, VolumeId
-from volume.limits import CALL_TIMEOUT_S
+from volume.limits import CALL_TIMEOUT_S, GOSSIP_REPLY_BYTES_MAX
 from volume.log_batch import split_frames
 from volume.quorum_set import Member
 from volume.timeline import Timeline
@@ -157,13 +157,16 @@ class Gossip:
             return False
         request = storage_pb2.GossipRequest(ask=asks).SerializeToString()
         data = await self._transport.call(address, _SERVICE + "Gossip", request, timeout_s=CALL_TIMEOUT_S)
-        gained = False
+        wanted = {(ask.volume, ask.group) for ask in asks if not ask.no_frames}
+        gained = lacks = False
         for answer in storage_pb2.GossipReply.FromString(data).answer:
             segment = self._node.segment(VolumeId(answer.volume), GroupId(answer.group))
             gained |= await self._take(address, segment, answer)
-        return gained
+            lacks |= answer.scl > segment.chain.scl and segment.key in wanted
+        return gained and lacks
 
     async def _take(self, address: str, segment: SegmentStore, answer: storage_pb2.GossipAnswer) -> bool:
+        """True if it brought the segment further."""
         before = segment.chain.scl
         if answer.membership.epoch > segment.membership.epoch:
             told = answer.membership
@@ -178,12 +181,13 @@ class Gossip:
             await self._copy_layers(address, segment)
         elif answer.frames:
             await self._node.take_from_peer(segment, split_frames(answer.frames))
-        came = bool(answer.frames or answer.log_start) and segment.chain.scl > before
-        return came and answer.scl > segment.chain.scl
+        return bool(answer.frames or answer.log_start) and segment.chain.scl > before
 
     def answer(self, asks: "list[storage_pb2.GossipAsk]") -> storage_pb2.GossipReply:
-        """What a peer that asks should know."""
+        """What a peer that asks should know. Log for the first of its segments, as much as fits: of the others only
+        that there is some."""
         reply = storage_pb2.GossipReply()
+        room = GOSSIP_REPLY_BYTES_MAX
         for ask in asks:
             segment = self._node.segments.get((VolumeId(ask.volume), GroupId(ask.group)))
             if segment is None or segment.failed is not None or segment.removed:
@@ -200,8 +204,9 @@ class Gossip:
                 answer.timeline = chain.timeline.encode()
             if ask.timeline_epoch <= chain.timeline.epoch:
                 chain.known_vdl = max(chain.known_vdl, Lsn(ask.known_vdl))
-            if not ask.no_frames and (chain.scl > ask.scl or chain.has_gap):
-                answer.frames, answer.log_start = segment.frames_after(Lsn(ask.scl))
+            if room > 0 and not ask.no_frames and (chain.scl > ask.scl or chain.has_gap):
+                answer.frames, answer.log_start = segment.frames_after(Lsn(ask.scl), room)
+                room -= len(answer.frames)
         return reply
 
     async def _copy_layers(self, address: str, segment: SegmentStore) -> None:

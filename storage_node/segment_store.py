@@ -383,8 +383,8 @@ class SegmentStore:
 
     # Log going out
 
-    def frames_after(self, lsn: Lsn) -> tuple[bytes, Lsn]:
-        """Log above `lsn` for a peer, as much as fits an answer, and where our log begins."""
+    def frames_after(self, lsn: Lsn, room: int = GOSSIP_REPLY_BYTES_MAX) -> tuple[bytes, Lsn]:
+        """Log above `lsn` for a peer, until it takes up the room, and where our log begins."""
         log_start = self.layers.log_start
         if lsn < log_start:
             return b"", log_start
@@ -395,7 +395,7 @@ class SegmentStore:
         if not found:
             tables = [*self._flushing.frames_after(lsn), *self.memory.frames_after(lsn)]
             found = [*tables, *self.chain.held_frames]
-        return _up_to(found, GOSSIP_REPLY_BYTES_MAX), log_start
+        return _up_to(found, room), log_start
 
     # Layers
 

@@ -28,7 +28,7 @@ APPEND_MESSAGE_BYTES_MAX: Final = 1 * MIB
 """Frames a writer puts in one message: a few, so that one fdatasync covers them all."""
 
 GOSSIP_REPLY_BYTES_MAX: Final = 1 * MIB
-"""Log that one gossip answer carries; a segment further behind asks again at once."""
+"""Log that one gossip reply carries, of all segments together; whoever is further behind asks again at once."""
 
 LAYER_CHUNK_BYTES: Final = 1 * MIB
 """How much of a layer one FetchLayer answers."""

@@ -9,6 +9,7 @@ import pytest
 
 from proto import storage_pb2 as pb
 from runtime.transport import Stream
+from storage_node import gossip
 from storage_node.node import StorageNode
 from storage_node.segment_store import SegmentStore
 from storage_node.server import StorageService
@@ -27,9 +28,9 @@ from volume.errors import (
     UnknownSegment,
     VolumeError,
 )
-from volume.ids import LSN_ZERO, Epoch, GroupId, SegmentId
+from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, SegmentId
 from volume.limits import LEASE_S
-from volume.log_batch import seal_frame
+from volume.log_batch import read_header, seal_frame, split_frames
 from volume.quorum_set import QuorumSet
 from volume.redo_record import encode_record
 
@@ -634,6 +635,53 @@ def test_a_peer_that_wants_no_log_is_sent_none() -> None:
             reply = pb.GossipReply.FromString(await wired.ask("Gossip", pb.GossipRequest(ask=[ask])))
             (answer,) = reply.answer
             assert (bool(answer.frames), answer.scl) == (not no_frames, wired.log.end)
+
+    _wired(work)
+
+
+@pytest.mark.parametrize(("room", "frames"), [(1, [1, 0]), (10_000, [1, 1])])
+def test_log_of_all_segments_together_must_fit_a_reply(
+    room: int, frames: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gossip, "GOSSIP_REPLY_BYTES_MAX", room)
+
+    async def work(wired: Wired, writer: Writer) -> None:
+        await writer.tell(pages=(1,), more=_in_group(_SECOND))
+        await writer.hear()
+        asks = [
+            pb.GossipAsk(volume=VOLUME, group=group, timeline_epoch=1, membership_epoch=1)
+            for group in (_SECOND, GROUP)
+        ]
+        reply = pb.GossipReply.FromString(await wired.ask("Gossip", pb.GossipRequest(ask=asks)))
+        assert [len(split_frames(answer.frames)) for answer in reply.answer] == frames
+        assert [answer.scl for answer in reply.answer] == [1, 1], "what is left out is told of"
+
+    _wired(work)
+
+
+def test_a_node_that_was_away_catches_up_at_once_in_however_many_segments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gossip, "GOSSIP_REPLY_BYTES_MAX", 1)
+    groups = [GroupId(group) for group in range(2, 22)]
+
+    async def work(wired: Wired, writer: Writer) -> None:
+        dice = random.Random(1)
+        host = wired.network.host("b", Process("b"))
+        away = StorageNode("b", "az1", SimDisk(dice), host, SimClock(), dice)
+        await away.open()
+        for slot, node in enumerate((wired.node, away)):
+            for group in groups:
+                await node.create_segment(VOLUME, SegmentId(group, slot), quorum_set(_SIX))
+                await node.segment(VOLUME, group).promise(_ONE)
+                await node.segment(VOLUME, group).install(wired.log.timeline, LSN_ZERO)
+        frames = [(read_header(frame), frame) for frame in map(_in_group, groups)]
+        await wired.node.append(VOLUME, _ONE, frames, LSN_ZERO, LSN_ZERO)
+        asking = asyncio.create_task(away.gossip._with("n", "n:1"))
+        await asyncio.sleep(0.5)
+        assert asking.done()
+        assert {segment.chain.durable_scl for segment in away.segments.values()} == {Lsn(1)}
+        await away.stop()
 
     _wired(work)
 
