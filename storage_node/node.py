@@ -473,6 +473,8 @@ class StorageNode:
         """Background work that fails marks its segment; the others go on."""
         try:
             await work
+        except SegmentFailed:
+            self._room.set()  # it has said why itself
         except (VolumeError, OSError) as error:
             segment.fail(
                 f"{type(error).__name__}: {error}",

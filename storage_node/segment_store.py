@@ -204,8 +204,9 @@ class SegmentStore:
         return f"open {self._folder}/manifest: {', '.join(wrong)} as it was before" if wrong else ""
 
     def fail(self, why: str, *, mendable: bool = False, out_of_room: bool = False) -> None:
-        """The segment refuses everything from now on: reads, log, promises."""
-        if self.failed is None:
+        """The segment refuses everything from now on: reads, log, promises. What a peer's layers cannot mend
+        outweighs what they can."""
+        if self.failed is None or (self.mendable and not mendable):
             self.failed = why
             self.out_of_room = out_of_room
             self.mendable = mendable
@@ -519,8 +520,9 @@ class SegmentStore:
                 memory = chain.jump(complete)
             self._remember_frames(memory)
             await self._replace_layers(copied, complete)
-            self.failed, self.mendable = None, False
-            return True
+            if self.mendable:  # and nothing worse has come meanwhile
+                self.failed, self.mendable = None, False
+            return self.failed is None
 
     def reach_of_ours(self, timeline: Timeline) -> Lsn:
         """How far layers must reach that take the place of ours. What of ours counts in a newer timeline only

@@ -364,6 +364,16 @@ def test_a_segment_that_can_be_mended_is_not_made_anew() -> None:
     _with_node(work)
 
 
+def test_a_segment_that_can_be_mended_still_can_when_its_flush_is_refused() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1])
+        segment.fail("a bit flipped", mendable=True)
+        await node.flush(segment)
+        assert (segment.state, segment.mendable) == ("failed: a bit flipped", True)
+
+    _with_node(work)
+
+
 def test_a_node_opens_without_a_segment_whose_manifest_is_damaged_and_can_have_it_again() -> None:
     async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
         await _append(node, log, [1, 2])

@@ -479,6 +479,48 @@ def test_damaged_layers_are_replaced_by_a_peers(
     _with_store(work)
 
 
+@pytest.mark.parametrize("fault", ["full", "broken"])
+def test_damage_is_not_mended_once_the_disk_has_failed_as_well(fault: str) -> None:
+    async def work(disk: SimDisk, log: GroupLog, peer: SegmentStore) -> None:
+        other = SimDisk(random.Random(2))
+        ours = await _opened(other, log)
+        frame = framed([log.write(1)])
+        for store in (ours, peer):
+            store.offer(*frame)
+        await peer.flush()
+        flushing = asyncio.create_task(ours.flush())
+        await asyncio.sleep(0)
+        ours.fail("a bit flipped", mendable=True)
+        setattr(other.faults, fault, True)
+        await asyncio.gather(flushing, return_exceptions=True)
+        setattr(other.faults, fault, False)
+        ours.fail("another bit flipped", mendable=True)
+        assert ours.state.startswith("failed: write ")
+        assert (ours.mendable, ours.out_of_room) == (False, fault == "full")
+        assert not await ours.mend(await _copied(peer, disk, ours), peer.flushed_lsn, log.timeline)
+        assert ours.failed is not None
+
+    _with_store(work)
+
+
+def test_whoever_fails_while_it_is_mended_stays_failed() -> None:
+    async def work(disk: SimDisk, log: GroupLog, peer: SegmentStore) -> None:
+        other = SimDisk(random.Random(2))
+        ours = await _opened(other, log)
+        peer.offer(*framed([log.write(1)]))
+        await peer.flush()
+        ours.fail("a bit flipped", mendable=True)
+        copied = await _copied(peer, disk, ours)
+        mending = asyncio.create_task(ours.mend(copied, peer.flushed_lsn, log.timeline))
+        await asyncio.sleep(0)
+        assert not mending.done()
+        ours.fail("its hot log")
+        assert not await mending
+        assert ours.state == "failed: its hot log"
+
+    _with_store(work)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 3), st.integers(0, 4))
 def test_a_peers_layers_take_the_place_of_ours(flushes: int, own: int, held: int) -> None:
