@@ -20,7 +20,7 @@ from runtime.disk import Disk
 from runtime.events import get_logger
 from runtime.uninterrupted import uninterrupted
 from storage_node.layers.compaction import ImageWriting, Plan, plan
-from storage_node.layers.layer_map import LayerInfo, LayerMap, Rest, rest_of_the_loop
+from storage_node.layers.layer_map import LayerInfo, LayerMap, Opened, Rest, rest_of_the_loop
 from storage_node.manifest import MANIFEST_FORMAT, read_manifest, write_manifest
 from storage_node.peer_log import PeerLog
 from storage_node.segment.chain import Chain, Report, keys_in, report
@@ -469,9 +469,11 @@ class SegmentStore:
             if complete <= self.chain.scl or timeline.epoch != self.chain.timeline.epoch:
                 self.layers.retire(copied)
                 return False
-            await self._replace_layers(copied, complete)
+            opened = await self._open_copied(copied)
+            gone = await self._replace_layers(opened, complete)
             if complete > self.chain.scl:
                 self._remember_frames(self.chain.jump(complete))
+            self.layers.retire(gone)
             return True
 
     def _remember_frames(self, frames: Iterable[bytes]) -> None:
@@ -480,20 +482,26 @@ class SegmentStore:
         for frame in frames:
             self.memory.add(frame)
 
-    async def _replace_layers(self, copied: Mapping[str, int], complete: Lsn) -> None:
-        """These layers, which end at `complete`, take the place of all that there are; durable when it returns."""
-        old = [info.name for info in (*self.layers.layers, *self._missing)]
-        self.layers.drop(old)
-        for name, crc in copied.items():
-            self.layers.add(name, crc)
+    async def _open_copied(self, copied: Mapping[str, int]) -> Opened:
+        """All of them, and their names are durable. If one cannot be had, they are removed and nothing has changed."""
+        try:
+            await self._disk.sync_folder(self._folder)
+            return self.layers.open_complete(copied)
+        except BaseException:
+            self.layers.discard(copied)
+            raise
+
+    async def _replace_layers(self, opened: Opened, complete: Lsn) -> list[str]:
+        """These layers, which end at `complete`, take the place of all that there are; durable when it returns the
+        names of those. If that cannot be, the segment has failed."""
+        gone = [*self.layers.replace(opened), *(info.name for info in self._missing)]
         self._missing = ()
         self.flushed_lsn = complete
         newest_image = max((i.lsn_to for i in self.layers.layers if i.kind == "image"), default=LSN_ZERO)
         self.layers.retained_from = max(self.layers.retained_from, newest_image)
         self._recent.clear()
-        await self._disk.sync_folder(self._folder)
         await self.save()
-        self.layers.retire(old)
+        return gone
 
     async def mend(self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline) -> bool:
         """As `adopt`, when some of our layers are damaged. The log that came after them is kept, so that the
@@ -508,6 +516,7 @@ class SegmentStore:
             ):
                 self.layers.retire(copied)
                 return False
+            opened = await self._open_copied(copied)
             clipped = (
                 clip_frame(frame, lambda lsn: lsn > complete and timeline.counts(lsn))
                 for frame in self.memory.frames
@@ -519,9 +528,10 @@ class SegmentStore:
             elif complete > chain.scl:
                 memory = chain.jump(complete)
             self._remember_frames(memory)
-            await self._replace_layers(copied, complete)
+            gone = await self._replace_layers(opened, complete)
             if self.mendable:  # and nothing worse has come meanwhile
                 self.failed, self.mendable = None, False
+            self.layers.retire(gone)
             return self.failed is None
 
     def reach_of_ours(self, timeline: Timeline) -> Lsn:

@@ -11,7 +11,8 @@ only then removes what is no longer named (`retire`).
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any, Final
@@ -83,6 +84,10 @@ class LayerInfo:
         return LayerInfo(**fields)
 
 
+Opened = dict[LayerInfo, LayerReader]
+"""Layers that can be read, and are not in the map yet."""
+
+
 def _newest_first(infos: Iterable[LayerInfo]) -> list[LayerInfo]:
     # Of a delta and the image made of it, the image comes first: it ends the search.
     return sorted(infos, key=lambda info: (info.lsn_to, info.kind == "image", info.lsn_from), reverse=True)
@@ -122,7 +127,12 @@ class LayerMap:
         return bad
 
     def _reader(self, name: str) -> LayerReader:
-        return LayerReader(self._disk.open(f"{self._folder}/{name}"), name)
+        file = self._disk.open(f"{self._folder}/{name}")
+        try:
+            return LayerReader(file, name)
+        except BaseException:
+            file.close()
+            raise
 
     @property
     def complete_lsn(self) -> Lsn:
@@ -214,19 +224,35 @@ class LayerMap:
 
     def add(self, name: str, crc: int) -> LayerInfo:
         """Take a layer that is complete on disk into the map."""
-        reader = self._reader(name)
-        info = LayerInfo(
-            name,
-            _KIND_NAMES[reader.kind],
-            reader.lsn_from,
-            reader.lsn_to,
-            reader.page_count,
-            reader.size_bytes,
-            crc,
-        )
-        self._readers[name] = reader
-        self.layers = tuple(_newest_first([*self.layers, info]))
+        opened = self.open_complete({name: crc})
+        self._take(opened)
+        (info,) = opened
         return info
+
+    def open_complete(self, crcs: Mapping[str, int]) -> Opened:
+        """Layers that are complete on disk, by their names: all, or none if one cannot be read. Raises CorruptPage,
+        UnknownFormat, OSError."""
+        opened: Opened = {}
+        try:
+            for name, crc in crcs.items():
+                reader = self._reader(name)
+                opened[_info_of(reader, crc)] = reader
+        except BaseException:
+            for reader in opened.values():
+                reader.close()
+            raise
+        return opened
+
+    def replace(self, opened: Opened) -> list[str]:
+        """These take the place of all that there are. The names of those, whose files stay until `retire`."""
+        gone = [info.name for info in self.layers]
+        self.layers = ()
+        self._take(opened)
+        return gone
+
+    def _take(self, opened: Opened) -> None:
+        self._readers |= {info.name: reader for info, reader in opened.items()}
+        self.layers = tuple(_newest_first([*self.layers, *opened]))
 
     def drop(self, names: Iterable[str]) -> None:
         """Take these out of the map; their files stay until `retire`."""
@@ -243,6 +269,11 @@ class LayerMap:
                 self._doomed.add(name)
             else:
                 self._disk.remove(f"{self._folder}/{name}")
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Files that come to nothing are removed; one that cannot be now is when the segment is opened again."""
+        with suppress(OSError):
+            self.retire(names)
 
     # Reading
 
@@ -386,6 +417,18 @@ class LayerMap:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
+
+
+def _info_of(reader: LayerReader, crc: int) -> LayerInfo:
+    return LayerInfo(
+        reader.name,
+        _KIND_NAMES[reader.kind],
+        reader.lsn_from,
+        reader.lsn_to,
+        reader.page_count,
+        reader.size_bytes,
+        crc,
+    )
 
 
 def _counted(records: Sequence[RedoRecord], read_lsn: Lsn, timeline: Timeline) -> list[RedoRecord]:

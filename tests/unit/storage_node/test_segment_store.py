@@ -1,6 +1,7 @@
 """One segment on a disk: what its manifest says, what it reads, what it gives to peers, how it fails."""
 
 import asyncio
+import errno
 import json
 import random
 from collections.abc import Awaitable, Callable
@@ -475,6 +476,70 @@ def test_damaged_layers_are_replaced_by_a_peers(
         ours.chain.on_synced(ours.chain.scl)
         for page in range(1, 5):
             assert ours.read(PageNumber(page), ours.chain.scl, LSN_ZERO) == log.page_at(page, ours.chain.scl)
+
+    _with_store(work)
+
+
+@pytest.mark.parametrize("mended", [False, True])
+@pytest.mark.parametrize("why", ["its folder", "one of them"])
+def test_a_peers_layers_of_which_one_cannot_be_had_change_nothing(
+    why: str, mended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(disk: SimDisk, log: GroupLog, peer: SegmentStore) -> None:
+        other = SimDisk(random.Random(2))
+        ours = await _opened(other, log)
+        for own in (True, True, mended):
+            frame = framed([log.write(1), log.write(2)])
+            for store in (ours, peer) if own else (peer,):
+                store.offer(*frame)
+            await ours.flush()
+            await peer.flush()
+        last = framed([log.write(3)])
+        for store in (ours, peer) if mended else (peer,):
+            store.offer(*last)
+        await peer.flush()
+        _synced(ours)
+        if mended:
+            ours.fail("a bit flipped", mendable=True)
+        take = ours.mend if mended else ours.adopt
+        before, files, frames = _says(ours), other.list(_FOLDER), ours.memory.frames
+        copied = await _copied(peer, disk, ours)
+        assert len(copied) > 1
+
+        def refuse(path: str, **_: bool) -> None:
+            raise OSError(errno.EMFILE, "too many open files", path)
+
+        with monkeypatch.context() as patch:
+            if why == "its folder":
+                patch.setattr(other, "sync_folder", refuse)
+            else:
+                opened = other.open
+                patch.setattr(
+                    other, "open", lambda path: (refuse if list(copied)[-1] in path else opened)(path)
+                )
+            with pytest.raises(OSError, match="too many open files"):
+                await take(copied, peer.flushed_lsn, log.timeline)
+        assert (_says(ours), other.list(_FOLDER), ours.memory.frames) == (before, files, frames)
+        for page in range(1, 4):
+            assert ours.read(PageNumber(page), ours.chain.scl, LSN_ZERO) == log.page_at(page, ours.chain.scl)
+        assert await take(await _copied(peer, disk, ours), peer.flushed_lsn, log.timeline)
+        for page in range(1, 4):
+            assert ours.read(PageNumber(page), log.end, log.end) == log.page_at(page, log.end)
+
+    _with_store(work)
+
+
+def test_a_disk_that_cannot_name_a_peers_layers_ends_the_segment() -> None:
+    async def work(disk: SimDisk, log: GroupLog, peer: SegmentStore) -> None:
+        other = SimDisk(random.Random(2))
+        ours = await _opened(other, log)
+        peer.offer(*framed([log.write(1)]))
+        await peer.flush()
+        copied = await _copied(peer, disk, ours)
+        other.faults.full = True
+        with pytest.raises(SegmentFailed):
+            await ours.adopt(copied, peer.flushed_lsn, log.timeline)
+        assert (ours.out_of_room, ours.chain.durable_scl) == (True, 0)
 
     _with_store(work)
 
