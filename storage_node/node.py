@@ -16,7 +16,7 @@ from runtime.transport import Transport
 from runtime.uninterrupted import uninterrupted
 from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
-from storage_node.layers.compaction import DELTAS_MAX, ImageWriting
+from storage_node.layers.compaction import DELTAS_MAX, ImageWriting, Plan
 from storage_node.scrub import Scrub
 from storage_node.segment_store import SegmentStore, is_out_of_room
 from volume.errors import (
@@ -437,9 +437,17 @@ class StorageNode:
         if wanted.kind == "drop":
             await segment.finish(wanted, None)
             return
+        if self._disk.free_bytes() < _ROOM_BYTES + sum(info.size_bytes for info in wanted.inputs):
+            return  # what is left is for the log
         timeline = segment.chain.timeline
         folder = f"segments/{segment.volume}-{segment.id.group}"
         writing = ImageWriting(self._disk, folder, segment.layers, wanted, timeline)
+        with segment.layers.in_the_making(writing.name, writing.file):
+            if await self._written(segment, wanted, writing) and segment.chain.timeline is timeline:
+                await segment.finish(wanted, writing)
+
+    async def _written(self, segment: SegmentStore, wanted: Plan, writing: ImageWriting) -> bool:
+        """False if a peer's layers have taken the place of those it is made of."""
         synced = 0
         for count, _ in enumerate(writing.steps()):
             if count % _SLICE_STEPS == 0:
@@ -448,12 +456,8 @@ class StorageNode:
                 synced = writing.file.size
                 await writing.file.sync()
             if not segment.layers.holds(wanted.inputs):
-                break  # a peer's layers have taken their place
-        else:
-            if segment.chain.timeline is timeline and await segment.finish(wanted, writing):
-                return
-        writing.file.close()
-        segment.layers.retire([writing.name])
+                return False
+        return True
 
     async def _give_way(self, segment: SegmentStore) -> None:
         """Compaction rests after each slice, longest while the foreground has something to do."""

@@ -12,7 +12,7 @@ only then removes what is no longer named (`retire`).
 import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any, Final
@@ -180,7 +180,25 @@ class LayerMap:
         `rest` is awaited between portions of the work.
         """
         name = self.new_name("delta", lsn_from, lsn_to)
-        file = self._disk.open(f"{self._folder}/{name}", create=True)
+        file = self.create(name)
+        with self.in_the_making(name, file):
+            crc = await self._write_delta(file, frames, records_at, lsn_from, lsn_to, timeline, rest)
+            await file.sync()
+            await self._disk.sync_folder(self._folder)
+            file.close()
+            return self.add(name, crc)
+
+    async def _write_delta(
+        self,
+        file: File,
+        frames: Iterable[bytes],
+        records_at: int,
+        lsn_from: Lsn,
+        lsn_to: Lsn,
+        timeline: Timeline,
+        rest: Rest,
+    ) -> int:
+        """The file's checksum."""
         writer = LayerWriter(file, KIND_DELTA, lsn_from, lsn_to)
         chains: dict[PageNumber, list[bytes]] = {}
         last: dict[PageNumber, Lsn] = {}
@@ -198,10 +216,17 @@ class LayerMap:
             if count % _PAGES_A_PORTION == 0:
                 await rest()
         writer.finish()
-        await file.sync()
-        await self._disk.sync_folder(self._folder)
-        file.close()
-        return self.add(name, writer.crc)
+        return writer.crc
+
+    @contextmanager
+    def in_the_making(self, name: str, file: File) -> Iterator[None]:
+        """A layer is written here: unless it comes into the map, its file goes. What it took may be what is needed."""
+        try:
+            yield
+        finally:
+            if name not in self._readers:
+                file.close()
+                self.discard([name])
 
     async def _shorten(
         self, page: PageNumber, encoded: list[bytes], before: Lsn, timeline: Timeline, rest: Rest
@@ -384,7 +409,7 @@ class LayerMap:
     # Copying to a peer
 
     def create(self, name: str) -> File:
-        """A file for a layer that is copied here; `add` takes it into the map."""
+        """A file for a layer that is written here; `add` takes it into the map."""
         return self._disk.open(f"{self._folder}/{name}", create=True)
 
     def pin(self, names: Sequence[str]) -> Callable[[], None]:

@@ -1,5 +1,7 @@
 """Pages found in layers, whatever was flushed, compacted and annulled: as the naive replay has them."""
 
+import asyncio
+import errno
 import random
 from collections.abc import Awaitable, Callable
 
@@ -369,6 +371,36 @@ def test_a_layer_is_on_disk_when_writing_it_returns() -> None:
         assert opened.records_of(name) == layered.log.records
 
     _with_one_delta(work)
+
+
+@pytest.mark.parametrize("why", ["written", "synced", "opened", "waited for"])
+def test_a_layer_that_cannot_be_finished_leaves_no_file(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(layered: Layered) -> None:
+        disk, before = layered.disk, layered.disk.paths()
+        layered.write(1)
+        disk.faults.slow_factor = 100.0
+        disk.faults.full = why == "written"
+        if why == "opened":
+            monkeypatch.setattr(layered.map, "_reader", _refuse)
+        flushing = asyncio.create_task(layered.flush())
+        await asyncio.sleep(0.001)
+        if why == "synced":
+            monkeypatch.setattr(disk, "sync_folder", _refuse)
+        if why == "waited for":
+            flushing.cancel()
+        with pytest.raises((OSError, asyncio.CancelledError)):
+            await flushing
+        assert disk.paths() == before
+        monkeypatch.undo()
+        disk.faults.full = False
+        await layered.flush()
+        layered.check()
+
+    _with_one_delta(work)
+
+
+def _refuse(what: str) -> None:
+    raise OSError(errno.EIO, "input/output error", what)
 
 
 # Layers that a peer copies

@@ -20,6 +20,7 @@ from tests.simulation.virtual_loop import run
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, framed
 from tests.unit.volume.quorum_model import quorum_set
 from volume.errors import (
+    CorruptPage,
     CorruptRecord,
     InvalidRequest,
     SegmentFailed,
@@ -436,6 +437,45 @@ def test_compaction_ends_when_the_layers_of_a_peer_take_the_place_of_its_own(
         assert segment.failed is None
         assert segment.layers.layers == ()
         assert not [name for name in disk.list("segments/7-0") if name.endswith(".layer")]
+
+    _with_node(work)
+
+
+@pytest.mark.parametrize("how", ["full", "damaged", "cancelled"])
+def test_an_image_that_cannot_be_finished_leaves_no_file(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        for page in range(1, 5):
+            segment = await _append(node, log, [page], vdl=page)
+            await segment.flush()
+        layers = disk.list("segments/7-0")
+
+        async def meanwhile(segment: SegmentStore) -> None:
+            assert disk.list("segments/7-0") != layers
+            disk.faults.full = how == "full"
+            if how == "damaged":
+                raise CorruptPage("read page 1")
+            if how == "cancelled":
+                raise asyncio.CancelledError
+
+        monkeypatch.setattr(node, "_give_way", meanwhile)
+        await asyncio.gather(node._guard(segment, node._compact(segment)), return_exceptions=True)
+        assert disk.list("segments/7-0") == layers
+        assert (segment.out_of_room, segment.mendable) == (how == "full", how == "damaged")
+
+    _with_node(work)
+
+
+def test_on_a_disk_that_is_nearly_full_what_is_left_is_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        for page in range(1, 5):
+            segment = await _append(node, log, [page], vdl=page)
+            await segment.flush()
+        free = disk.free_bytes()
+        size = sum(info.size_bytes for info in segment.layers.layers)
+        for room, layers in ((free - size + 1, 4), (free - size, 5)):
+            monkeypatch.setattr(node_module, "_ROOM_BYTES", room)
+            await node._compact(segment)
+            assert (segment.state, len(segment.layers.layers)) == ("ok", layers)
 
     _with_node(work)
 
