@@ -39,10 +39,10 @@ def change_of(
     old = before.data
     if old == after and not stamp:
         return None
-    if whole:
+    if whole or before.lsn == LSN_ZERO:
         content, flags = after, flags | FLAG_WHOLE_PAGE
     else:
-        content = after if before.lsn == LSN_ZERO else _difference(old, after)
+        content = _difference(old, after)
     packed = lz4.block.compress(content, store_size=False)
     return Change(page, before.lsn, checksum(after), flags, stamp + packed)
 

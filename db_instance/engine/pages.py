@@ -216,6 +216,8 @@ class Pages:
         header_after = staged.get(HEADER_PAGE)
         if header_after is None:
             header_after = header_before.data
+        # SQLite tells us of pages that a savepoint's rollback has taken back only once the commit is done.
+        staged.truncate(page_count(header_after))
         self._grow_for(max(page_count(header_after), staged.page_max))
         if staged.spilled:
             return self._commit_large(staged, header_before, header_after, count_before)

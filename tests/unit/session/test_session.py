@@ -10,7 +10,9 @@ import pytest
 from psycopg import AsyncConnection, errors
 from psycopg.types.json import Json
 
+from db_instance.engine.mini_transaction import page_count
 from tests.harness.sql_server import ENDLESS, SqlServer
+from volume.ids import PageNumber
 
 Connection = AsyncConnection[Any]
 
@@ -131,6 +133,36 @@ async def test_savepoints(sql: SqlServer) -> None:
         assert await rows(connection, "select a from t") == [(3,)]
         with pytest.raises(errors.NoActiveSqlTransaction):
             await connection.execute("savepoint a")
+
+
+@pytest.mark.parametrize("reopens", [True, False])
+async def test_pages_that_were_spilled_and_taken_back_to_a_savepoint_are_not_logged(
+    sql: SqlServer, monkeypatch: pytest.MonkeyPatch, reopens: bool
+) -> None:
+    monkeypatch.setattr("db_instance.engine.engine._CONNECTION_CACHE_KIB", 24)
+    await sql.reopen()
+    many = (
+        "insert into t select n + 10, repeat('x', 3500) from (with recursive c(n) as"
+        " (select 1 union all select n + 1 from c where n < 100) select n from c) s"
+    )
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (id integer primary key, v text)")
+        await connection.execute("begin")
+        await connection.execute("insert into t values (1, 'kept')")
+        await connection.execute("savepoint s")
+        await connection.execute(many)
+        await connection.execute("rollback to savepoint s")
+        await connection.execute("commit")
+    driver = sql.engine.pages.driver
+    (_, header), *beyond = await driver.read_pages([PageNumber(page) for page in range(1, 60)], driver.vdl)
+    assert {lsn for lsn, _ in beyond[page_count(header) - 1 :]} == {0}
+    if reopens:
+        await sql.reopen()
+    async with await sql.connect() as connection:
+        await connection.execute(many)
+    await sql.reopen()
+    async with await sql.connect() as connection:
+        assert await rows(connection, "select count(*), sum(length(v)) from t") == [(101, 350_004)]
 
 
 async def test_a_savepoint_from_before_the_first_write(sql: SqlServer) -> None:
