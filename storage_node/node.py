@@ -226,7 +226,7 @@ class StorageNode:
         """Confirm that no newer epoch is promised here. Raises StaleEpoch."""
         for segment in self.segments.values():
             if segment.volume == volume and segment.failed is None:
-                segment.chain.check_writer_not_outrun(epoch)
+                segment.chain.check_promised(epoch, "beat")
         self._leases[volume] = (epoch, self._clock.monotonic() + LEASE_S)
 
     def lease_left_s(self, volume: VolumeId, epoch: Epoch) -> float:

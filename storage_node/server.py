@@ -14,7 +14,7 @@ from runtime.uninterrupted import uninterrupted
 from storage_node.membership_messages import membership_message, membership_of
 from storage_node.node import StorageNode
 from storage_node.segment_store import SegmentStore
-from volume.errors import InvalidRequest, SegmentFailed, StaleEpoch, VolumeError
+from volume.errors import InvalidRequest, SegmentFailed, VolumeError
 from volume.ids import Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import LAYER_CHUNK_BYTES, READ_PAGES_MAX
 from volume.log_batch import split_frames
@@ -71,8 +71,7 @@ class StorageService:
         if not 0 < len(request.page) <= READ_PAGES_MAX or min(request.page) == 0:
             raise InvalidRequest(f"read {len(request.page)} pages: 1 to {READ_PAGES_MAX}, numbered from 1")
         segment = self._segment(request.volume, request.group)
-        if request.epoch < segment.chain.promised:
-            raise StaleEpoch(f"read in epoch {request.epoch}: epoch {segment.chain.promised} is promised")
+        segment.chain.check_promised(Epoch(request.epoch), "read")
         segment.check_timeline(Epoch(request.timeline_epoch))
         lsn, required = Lsn(request.read_lsn), Lsn(request.required_scl)
         with segment.noticing_damage():
@@ -95,8 +94,7 @@ class StorageService:
         tail = segment.report()
         # In this order: gossip goes on meanwhile, and only what is on disk may be told.
         await self._node.synced()
-        if request.epoch < segment.chain.promised:
-            raise StaleEpoch(f"promise epoch {request.epoch}: epoch {segment.chain.promised} is promised")
+        segment.chain.check_promised(Epoch(request.epoch), "promise")
         segment.check_membership(request.membership_epoch or _FIRST_MEMBERSHIP)
         return storage_pb2.PromiseReply(
             scl=scl,
@@ -110,16 +108,18 @@ class StorageService:
 
     async def install_timeline(self, data: bytes) -> bytes:
         request = storage_pb2.InstallTimelineRequest.FromString(data)
-        segment = self._member_segment(request)
-        if request.epoch < segment.chain.promised:
-            raise StaleEpoch(f"install epoch {request.epoch}: epoch {segment.chain.promised} is promised")
+        segment, epoch = self._member_segment(request), Epoch(request.epoch)
+        segment.chain.check_promised(epoch, "install")
         timeline = Timeline.decode(request.timeline)
         if timeline.epoch > request.epoch:
             raise InvalidRequest(f"install timeline of epoch {timeline.epoch} in epoch {request.epoch}")
         await segment.install(timeline, Lsn(request.vdl))
+        segment.chain.check_promised(
+            epoch, "install"
+        )  # a newer opening that was promised something meanwhile has not seen it
         segment.check_membership(request.membership_epoch or _FIRST_MEMBERSHIP)
         self._node.gossip_now()
-        left_s = self._node.lease_left_s(segment.volume, Epoch(request.epoch))
+        left_s = self._node.lease_left_s(segment.volume, epoch)
         return storage_pb2.InstallTimelineReply(
             scl=segment.chain.durable_scl, lease_left_ms=math.ceil(1000 * left_s)
         ).SerializeToString()

@@ -430,9 +430,11 @@ class VolumeDriver:
         for member in members.members:
             known = before.of(member.node)
             begins = known is None or (member.filling and not known.filling)
+            client = self._client(member)
+            moved, client.address = client.address != member.address, member.address
             # Of changes that we have not heard of a node may have another segment than before.
-            if begins or members.epoch > before.epoch + 1:
-                self._client(member).add_group(group, member.slot)
+            if begins or moved or members.epoch > before.epoch + 1:
+                client.add_group(group, member.slot)
         for member in before.members:
             if members.of(member.node) is None:
                 self._leave(self.nodes[member.node], group)

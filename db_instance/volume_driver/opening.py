@@ -25,6 +25,7 @@ from runtime.events import get_logger
 from runtime.transport import Transport
 from volume.errors import QuorumLost, StaleEpoch, StaleMembership, VolumeError
 from volume.ids import Epoch, GroupId, Lsn
+from volume.limits import LEASE_S
 from volume.quorum import COPIES, READ_QUORUM, WRITE_QUORUM
 from volume.quorum_set import Member, QuorumSet
 from volume.recovery import Recovered, SegmentTail, recover
@@ -78,7 +79,9 @@ async def open_volume(control: ControlClient, transport: Transport, clock: Clock
             for group, found in promised.items()
         }
         newest = max(tail.timeline.epoch for tail in tails)
-        return Opened(layout, recovered, scl, writable=False, timeline_epoch=newest)
+        # An older writer's lease is confirmed by four: by none of those that have promised, from now on.
+        leases_end = max(clock.monotonic() + LEASE_S, granted_s + layout.lease_left_s)
+        return Opened(layout, recovered, scl, False, newest, leases_end)
     scl, lease_left_s = await _install(layout, calls, recovered)
     leases_end = max(clock.monotonic() + lease_left_s, granted_s + layout.lease_left_s)
     await _complete(layout, calls, recovered, scl)

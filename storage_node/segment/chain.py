@@ -68,17 +68,16 @@ class Chain:
 
     def check_writer(self, epoch: Epoch) -> None:
         """Is this writer the one we promised? Raises StaleEpoch, StaleTimeline."""
-        if epoch < self.promised:
-            raise StaleEpoch(f"append in epoch {epoch}: epoch {self.promised} is promised")
+        self.check_promised(epoch, "append")
         if epoch != self.promised or epoch != self.timeline.epoch:
             raise StaleTimeline(
                 f"append in epoch {epoch}: the timeline here is of epoch {self.timeline.epoch}"
             )
 
-    def check_writer_not_outrun(self, epoch: Epoch) -> None:
-        """Is nobody newer than this writer promised? Raises StaleEpoch."""
+    def check_promised(self, epoch: Epoch, doing: str) -> None:
+        """Is no newer epoch promised? Raises StaleEpoch."""
         if epoch < self.promised:
-            raise StaleEpoch(f"beat in epoch {epoch}: epoch {self.promised} is promised")
+            raise StaleEpoch(f"{doing} in epoch {epoch}: epoch {self.promised} is promised")
 
     def offer(self, header: FrameHeader, frame: bytes) -> Taken:
         """A frame that was checked. Nothing to append if it is known, annulled, or of no use yet."""
@@ -133,8 +132,7 @@ class Chain:
 
     def promise(self, epoch: Epoch) -> bool:
         """Shut out older epochs. True if that is new, and must be made durable before it is told."""
-        if epoch < self.promised:
-            raise StaleEpoch(f"promise epoch {epoch}: epoch {self.promised} is promised")
+        self.check_promised(epoch, "promise")
         new = epoch > self.promised
         self.promised = epoch
         return new

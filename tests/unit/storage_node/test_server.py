@@ -436,6 +436,27 @@ def test_whoever_installs_a_timeline_hears_how_long_the_older_writer_may_read() 
     _wired(work)
 
 
+def test_a_timeline_is_not_installed_behind_a_newer_promise() -> None:
+    async def work(wired: Wired, writer: Writer) -> None:
+        wired.log.truncate(0)
+        install = pb.InstallTimelineRequest(
+            volume=VOLUME, group=GROUP, epoch=2, timeline=wired.log.timeline.encode()
+        )
+        await wired.segment.promise(Epoch(2))
+        async with wired.segment.lock:  # a flush, say
+            promising = asyncio.create_task(
+                wired.ask("Promise", pb.PromiseRequest(volume=VOLUME, group=GROUP, epoch=3))
+            )
+            await asyncio.sleep(0.1)
+            installing = asyncio.create_task(wired.ask("InstallTimeline", install))
+            await asyncio.sleep(0.1)
+        await promising
+        with pytest.raises(StaleEpoch, match="install in epoch 2: epoch 3 is promised"):
+            await installing
+
+    _wired(work)
+
+
 def test_a_reader_of_a_newer_timeline_is_sent_elsewhere() -> None:
     async def work(wired: Wired, writer: Writer) -> None:
         await wired.node.take_from_peer(wired.segment, [framed([wired.log.write(1)])])

@@ -82,11 +82,11 @@ class World:
         await observer.look(1.0)
         await asyncio.sleep(2 * LEASE_S)  # what was granted before the start is over
 
-    async def start_node(self, name: str, az: str) -> None:
-        host = self.network.host(name, Process(name))
-        node = self.nodes[name] = StorageNode(name, az, self.disks[name], host, SimClock(), self.dice)
+    async def start_node(self, name: str, az: str, host: str = "") -> None:
+        where = self.network.host(host or name, Process(name))
+        node = self.nodes[name] = StorageNode(name, az, self.disks[name], where, SimClock(), self.dice)
         await node.open()
-        await host.serve(f"{name}:1", StorageService(node).handlers())
+        await where.serve(f"{host or name}:1", StorageService(node).handlers())
         node.start()
 
     async def stop(self) -> None:
@@ -330,6 +330,33 @@ def test_a_change_that_is_taken_back_leaves_the_old_member() -> None:
         assert sorted(driver.nodes) == list("abcdef")
         world.cut("w", "a", "b")
         await world.commit(driver)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_a_node_that_has_moved_is_found_again() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        for name in "abc":
+            await world.nodes[name].stop()
+            world.network.kill(name)
+            world.disks[name] = world.disks[name].durable_copy()
+            await world.start_node(name, _ZONES[name], host=f"{name}new")
+        moved = {name: f"{name}new:1" if name in "abc" else f"{name}:1" for name in _ZONES}
+        await world.metadata.put_nodes(
+            [Node(NodeId(name), _ZONES[name], address) for name, address in moved.items()], []
+        )
+        await world.tell()
+        await _soon(lambda: driver.members(_GROUP).epoch > 1)
+        await _soon(lambda: all(driver.nodes[name].connected for name in "abc"))
+        sent = driver.nodes["a"].bytes_sent
+        world.cut("w", "d", "e")
+        await world.commit(driver)
+        assert driver.nodes["a"].bytes_sent > sent
+        world.network.heal()
+        await _soon(lambda: driver.group_scl()[_GROUP] == dict.fromkeys("abcdef", driver.vdl))
         await driver.stop()
 
     _in_world(story)
@@ -605,6 +632,30 @@ def test_members_that_have_not_confirmed_it_end_a_lease_at_once() -> None:
         driver.on_members(_GROUP, members_of("a b c d e f+g", epoch=2))
         assert not driver.lease.holds()
         await driver.stop()
+
+    _in_world(story)
+
+
+def test_who_opens_the_volume_only_to_read_waits_for_the_older_writers_lease_too() -> None:
+    async def story(world: World) -> None:
+        old = await world.open("w")
+        await world.commit(old)
+        await _soon(old.lease.holds)
+        world.cut("w", "d", "e", "f")  # what it writes reaches three
+        world.append(old)
+        await asyncio.sleep(0.01)
+        world.cut("x", "d", "e", "f")
+        control, host = world.control_of("x")
+        opened = await open_volume(control, host, SimClock())
+        assert not opened.writable
+        assert old.lease.holds()
+        await opened.until_leases_end(SimClock())
+        new = world.drive(opened, control, host)
+        await new.lease.wait()
+        assert new.vdl > old.vdl
+        assert not old.lease.holds()
+        await old.stop()
+        await new.stop()
 
     _in_world(story)
 
