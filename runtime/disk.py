@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
 
+UNFINISHED: Final = ".new"
+"""At the end of the name that a file has until `replace` has written all of it. A crash may leave it there."""
+
 
 class Readable(Protocol):
     size: int
@@ -183,7 +186,7 @@ class RealDisk:
     def list(self, folder: str) -> list[str]:
         try:
             return sorted(os.listdir(self._root / folder))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
     def exists(self, path: str) -> bool:
@@ -195,7 +198,7 @@ class RealDisk:
     @staticmethod
     def _replace(path: Path, content: bytes) -> None:
         _make_folder(path.parent)
-        temporary = path.with_name(path.name + ".new")
+        temporary = path.with_name(path.name + UNFINISHED)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()

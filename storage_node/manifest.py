@@ -7,6 +7,9 @@ from runtime.disk import Disk, FromTheMedium
 from volume.errors import CorruptRecord, UnknownFormat
 from volume.page import checksum
 
+MANIFEST: Final = "manifest"
+"""Its name in the segment's folder. A folder without one holds no segment."""
+
 MANIFEST_FORMAT: Final = 2
 """2: members that fill, and the checksums of layer files."""
 
@@ -15,7 +18,7 @@ _FORMATS: Final = (1, MANIFEST_FORMAT)
 
 def read_manifest(disk: Disk, folder: str) -> dict[str, Any]:
     """As the disk has it. Raises CorruptRecord, UnknownFormat, OSError."""
-    file = FromTheMedium(disk.open(f"{folder}/manifest"))
+    file = FromTheMedium(disk.open(f"{folder}/{MANIFEST}"))
     try:
         data = file.read(0, file.size)
     finally:
@@ -34,4 +37,4 @@ def read_manifest(disk: Disk, folder: str) -> dict[str, Any]:
 async def write_manifest(disk: Disk, folder: str, fields: dict[str, Any]) -> None:
     """Replaced at once, and durable when this returns. Raises OSError."""
     line = json.dumps({"format": MANIFEST_FORMAT, **fields}).encode()
-    await disk.replace(f"{folder}/manifest", b"%s\n%08x\n" % (line, checksum(line)))
+    await disk.replace(f"{folder}/{MANIFEST}", b"%s\n%08x\n" % (line, checksum(line)))

@@ -17,8 +17,9 @@ from runtime.uninterrupted import uninterrupted
 from storage_node.gossip import Gossip
 from storage_node.hot_log import HotLog
 from storage_node.layers.compaction import DELTAS_MAX, ImageWriting, Plan
+from storage_node.manifest import MANIFEST
 from storage_node.scrub import Scrub
-from storage_node.segment_store import SegmentStore, is_out_of_room
+from storage_node.segment_store import SegmentStore, clear_folder, is_out_of_room
 from volume.errors import (
     CorruptPage,
     CorruptRecord,
@@ -104,14 +105,17 @@ class StorageNode:
     async def open(self) -> None:
         """Read everything back. Raises CorruptRecord when the directory is not this node's."""
         await self._claim()
-        for folder in self._disk.list("segments"):
-            if not self._disk.exists(f"segments/{folder}/manifest"):
-                continue  # a crash during its creation: whoever asked for it asks again
+        for name in self._disk.list("segments"):
+            folder = f"segments/{name}"
+            if not self._disk.exists(f"{folder}/{MANIFEST}"):
+                # A crash during its creation, and whoever asked for it asks again; or while it was dropped.
+                await clear_folder(self._disk, folder)
+                continue
             try:
-                segment = await SegmentStore.load(self._disk, self.id, f"segments/{folder}")
+                segment = await SegmentStore.load(self._disk, self.id, folder)
             except CorruptRecord as error:
                 # The node lives on without it; the control plane sees that it is missing, and replaces it.
-                events.error("segment.lost", node=self.id, folder=folder, reason=str(error))
+                events.error("segment.lost", node=self.id, folder=name, reason=str(error))
                 continue
             self.segments[segment.key] = segment
         frames = 0
@@ -195,6 +199,7 @@ class StorageNode:
         async with self._changing:
             segment = self.segments.get((volume, group))
             if segment is None:
+                await self._clear(volume, group)
                 return
             if membership_epoch < segment.membership.epoch:
                 raise StaleMembership(
@@ -204,6 +209,13 @@ class StorageNode:
                 raise InvalidRequest(f"drop {segment.id}: it is a member in epoch {membership_epoch}")
             await self._forget(segment)
             events.info("segment.dropped", node=self.id, volume=volume, segment=str(segment.id))
+
+    async def _clear(self, volume: VolumeId, group: GroupId) -> None:
+        """One whose manifest could not be read, or whose dropping came to no end, may have left something."""
+        try:
+            await clear_folder(self._disk, f"segments/{volume}-{group}")
+        except OSError as error:
+            raise SegmentFailed(f"drop pg{group} of volume {volume}: {error}") from None
 
     async def _forget(self, segment: SegmentStore) -> None:
         segment.fail("given up")

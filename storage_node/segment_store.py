@@ -16,12 +16,12 @@ from math import inf
 from operator import attrgetter
 from typing import Any, Final
 
-from runtime.disk import Disk
+from runtime.disk import UNFINISHED, Disk
 from runtime.events import get_logger
 from runtime.uninterrupted import uninterrupted
 from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap, Opened, Rest, rest_of_the_loop
-from storage_node.manifest import MANIFEST_FORMAT, read_manifest, write_manifest
+from storage_node.manifest import MANIFEST, MANIFEST_FORMAT, read_manifest, write_manifest
 from storage_node.peer_log import PeerLog
 from storage_node.segment.chain import Chain, Report, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
@@ -542,13 +542,10 @@ class SegmentStore:
         return Lsn(timeline.skip(self.flushed_lsn) + 1)
 
     async def erase(self) -> None:
-        """The manifest goes first: without it the rest is nothing."""
+        """Nothing of it is left in its folder."""
         self._erased = True
-        self._disk.remove(f"{self._folder}/manifest")
-        await self._disk.sync_folder(self._folder)
-        names = [info.name for info in (*self.layers.layers, *self._missing)]
-        self.layers.drop(names)
-        self.layers.retire(names)
+        self.layers.forget()
+        await clear_folder(self._disk, self._folder)
 
     def _check_not_erased(self) -> None:
         if self._erased:
@@ -556,6 +553,16 @@ class SegmentStore:
 
     def close(self) -> None:
         self.layers.close()
+
+
+async def clear_folder(disk: Disk, folder: str) -> None:
+    """Remove what a segment has left. The manifest goes first: without it the rest is nothing."""
+    if disk.exists(f"{folder}/{MANIFEST}"):
+        disk.remove(f"{folder}/{MANIFEST}")
+        await disk.sync_folder(folder)
+    for name in disk.list(folder):
+        if name.endswith(".layer") or name == MANIFEST + UNFINISHED:
+            disk.remove(f"{folder}/{name}")
 
 
 def is_out_of_room(error: BaseException) -> bool:

@@ -419,6 +419,8 @@ class LayerMap:
 
         def unpin() -> None:
             for name in names:
+                if name not in self._pins:
+                    continue  # forgotten: another segment may have a file of that name by now
                 self._pins[name] -= 1
                 if not self._pins[name]:
                     del self._pins[name]
@@ -442,6 +444,14 @@ class LayerMap:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
+
+    def forget(self) -> None:
+        """The segment is given up, and its files with it: also those that a peer copies, since it asks another one."""
+        self.close()
+        self._readers.clear()
+        self._pins.clear()
+        self._doomed.clear()
+        self.layers = ()
 
 
 def _info_of(reader: LayerReader, crc: int) -> LayerInfo:

@@ -314,6 +314,53 @@ def test_a_member_is_not_dropped_by_who_does_not_know_that_it_is_one() -> None:
     _with_node(work)
 
 
+def test_a_segment_dropped_while_a_peer_copies_it_leaves_nothing_and_its_names_may_come_again() -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1, 2])
+        await segment.flush()
+        layers = disk.list("segments/7-0")
+        unpin = segment.layers.pin([info.name for info in segment.layers.layers])
+        segment.layers.create("copied-of-another-time.layer")
+        await node.drop_segment(VOLUME, GROUP, 2)
+        assert disk.list("segments/7-0") == []
+        await node.create_segment(VOLUME, SegmentId(GROUP, 0), _MEMBERSHIP)
+        new = node.segment(VOLUME, GROUP)
+        await new.promise(_ONE)
+        await new.install(log.timeline, LSN_ZERO)
+        for record in log.records:
+            await node.append(VOLUME, _ONE, [framed([record])], LSN_ZERO, LSN_ZERO)
+        await new.flush()
+        assert disk.list("segments/7-0") == layers
+        unpin()
+        assert disk.list("segments/7-0") == layers
+        _check_pages(new, log, log.end)
+
+    _with_node(work)
+
+
+@pytest.mark.parametrize("how", ["its disk failed meanwhile", "its manifest was damaged"])
+def test_dropping_a_segment_that_is_not_there_removes_what_it_has_left(how: str) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment = await _append(node, log, [1, 2])
+        await segment.flush()
+        if how == "its manifest was damaged":
+            disk.flip_bit("segments/7-0/manifest")
+            disk = disk.kill()
+            node = _node(disk)
+            await node.open()
+        disk.faults.broken = True
+        with pytest.raises(SegmentFailed, match="simulated I/O error"):
+            await node.drop_segment(VOLUME, GROUP, 2)
+        disk.faults.broken = False
+        assert node.segments == {}
+        assert len(disk.list("segments/7-0")) == 2
+        await node.drop_segment(VOLUME, GROUP, 2)
+        assert disk.list("segments/7-0") == []
+        assert not disk.durable_copy().exists("segments/7-0/manifest")
+
+    _with_node(work)
+
+
 def test_what_was_dropped_begins_anew_when_it_is_created_again() -> None:
     async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
         segment = await _append(node, log, [1, 2])
@@ -497,14 +544,16 @@ def test_log_of_a_segment_that_was_there_before_does_not_keep_a_node_from_openin
     _with_node(work)
 
 
-def test_a_segment_half_created_is_asked_for_again() -> None:
+def test_a_segment_half_created_is_asked_for_again_and_leaves_nothing() -> None:
     disk = SimDisk(random.Random(1))
-    disk.open("segments/7-0/delta-1.layer", create=True).append(b"of a crash")
+    for name in ("delta-1.layer", "manifest.new"):
+        disk.open(f"segments/7-0/{name}", create=True).append(b"of a crash")
 
     async def main() -> None:
         node = _node(disk)
         await node.open()
         assert node.segments == {}
+        assert disk.list("segments") == []
 
     run(main())
 
