@@ -197,7 +197,10 @@ def report(error: BaseException) -> Report:
     told = _told_by(error)
     if told is not None:
         return told
-    storage = next((found for found in chain(error) if isinstance(found, VolumeError)), None)
+    # First of all: whatever failed because of it, the client must not take the commit for undone.
+    storage = outcome_unknown(error) or next(
+        (found for found in chain(error) if isinstance(found, VolumeError)), None
+    )
     if storage is not None:
         return _storage_report(storage)
     if isinstance(error, apsw.ConstraintError):

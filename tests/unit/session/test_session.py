@@ -259,13 +259,34 @@ class TestImpatient:
         assert error.value.sqlstate == "08007"
         assert connection.closed
 
-    async def test_after_a_large_commit_that_stopped_half_way_nothing_is_committed(
-        self, sql: SqlServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def small_is_large(self, sql: SqlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A commit of a few dozen pages is spilled, and sent in chunks."""
         monkeypatch.setattr("db_instance.engine.engine._CONNECTION_CACHE_KIB", 24)
         monkeypatch.setattr("db_instance.engine.vfs._STAGED_MEMORY_MAX", 3 * 4096)
         monkeypatch.setattr("db_instance.engine.pages._CHUNK_PAGES", 4)
         sql.cluster.engine.reset_connections()
+
+    @pytest.mark.usefixtures("small_is_large")
+    async def test_an_unknown_outcome_of_a_large_commit_ends_the_session(self, sql: SqlServer) -> None:
+        connection = await sql.connect()
+        await connection.execute("create table t (a int, b bytea)")
+        sql.cluster.lose_the_write_quorum()
+        rows_of_two_kb = ", ".join(["(1, %s)"] * 60)
+        with pytest.raises(psycopg.OperationalError, match="outcome of this commit is unknown") as error:
+            await connection.execute(f"insert into t values {rows_of_two_kb}", [bytes(2000)] * 60)
+        assert error.value.sqlstate == "08007"
+        assert connection.closed
+        sql.cluster.heal()
+        await sql.until(lambda: not sql.cluster.driver.stalled_s)
+        await sql.reopen()
+        async with await sql.connect() as later:
+            assert await rows(later, "select count(*) from t") == [(60,)], "and it has become durable"
+
+    @pytest.mark.usefixtures("small_is_large")
+    async def test_after_a_large_commit_that_stopped_half_way_nothing_is_committed(
+        self, sql: SqlServer
+    ) -> None:
         async with await sql.connect() as large, await sql.connect() as other:
             await large.execute("create table t (a int, b bytea)")
             sql.cluster.lose_the_write_quorum()
