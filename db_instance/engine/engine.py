@@ -99,7 +99,9 @@ class Cursor:
         """Nothing is left in SQLite; what was taken already may still be fetched."""
         self.rows_affected = 0
 
-    def _start(self, sql: str, params: Sequence[Any], describe: bool) -> None:
+    def _start(self, lease: Lease, sql: str, params: Sequence[Any], describe: bool) -> None:
+        if lease.holds_write_lock:
+            lease.file.confirm()
         self._cursor = cursor = self._connection.execute(sql, params)
         if describe:
             try:
@@ -231,7 +233,7 @@ class Engine:
         """Start one statement; a statement without rows has run when this returns."""
         self.statements += 1
         cursor = Cursor(lease)
-        await parking.run(cursor._start, sql, params, describe)
+        await parking.run(cursor._start, lease, sql, params, describe)
         return cursor
 
     def begin(
@@ -295,6 +297,7 @@ class Engine:
         changed: int = await parking.finish(self.begin(lease, sql, params, reads=False))
         self._release(lease)
         if file.commit_lsn is None:
+            await self._confirm()
             return changed, may_have_read
         self.commits += 1
         return changed, file.commit_lsn
@@ -311,6 +314,7 @@ class Engine:
         await parking.run(change_all, lease, writes)
         self._release(lease)
         if file.commit_lsn is None:
+            await self._confirm()
             return may_have_read
         self.commits += sum(write.started and write.error is None for write in writes)
         return file.commit_lsn
@@ -335,12 +339,23 @@ class Engine:
     async def _acquire(self, lock_timeout_s: float | None) -> None:
         if not self.pages.driver.writable:
             raise ReadOnlyVolume("the volume is open read-only: too few storage nodes answer")
+        if not self.pages.driver.lease.holds():
+            # Now, and not one after the other when they have the lock.
+            await self.pages.driver.lease.wait()
         await self._write_lock.acquire(lock_timeout_s)
         try:
             await self.pages.driver.wait_for_room()
         except BaseException:
             self._write_lock.release()
             raise
+
+    async def _confirm(self) -> None:
+        """After a commit that changed nothing, which storage has not confirmed: nobody has committed anything else.
+
+        Raises LeaseExpired.
+        """
+        if not self.pages.driver.lease.holds():
+            await self.pages.driver.lease.wait()
 
     def _let_write(self, lease: Lease) -> None:
         lease.holds_write_lock = True
@@ -361,13 +376,17 @@ class Engine:
 
         Returns the LSN to wait for: of the commit, or of the newest one that the holder of the write lock
         may have read; 0 for a transaction without the lock, which read only what is durable.
-        If SQLite refuses (a deferred constraint, storage out of reach) the transaction is still open.
+        If SQLite refuses (a deferred constraint, storage out of reach) the transaction is still open. Raises
+        LeaseExpired if it changed nothing, and what it has read may be outdated.
         """
         lease.file.commit_lsn = None
-        may_have_read = self.pages.newest if lease.holds_write_lock else Lsn(0)
+        wrote = lease.holds_write_lock
+        may_have_read = self.pages.newest if wrote else Lsn(0)
         await parking.run(lease.connection.execute, "COMMIT")
         self._release(lease)
         if lease.file.commit_lsn is None:
+            if wrote:
+                await self._confirm()
             return may_have_read
         self.commits += 1
         return lease.file.commit_lsn
@@ -439,12 +458,15 @@ class Engine:
 
 
 def _read(lease: Lease, sql: str, params: Sequence[Any]) -> list[Row] | Cursor:
+    if lease.holds_write_lock:
+        lease.file.confirm()
     cursor = lease.connection.execute(sql, params)
     rows: list[Row] = list(islice(cursor, BATCH_ROWS))
     return rows if len(rows) < BATCH_ROWS else Cursor(lease, cursor, rows)
 
 
 def _change(lease: Lease, sql: str, params: Sequence[Any]) -> int:
+    lease.file.confirm()
     lease.connection.execute(sql, params)
     return lease.connection.changes()
 

@@ -77,13 +77,17 @@ class Pages:
     def pin(self) -> Lsn:
         """Take the newest read point: the VDL. It is kept readable until `unpin`.
 
-        Parks while nobody confirms that this is still the newest writer. Raises LeaseExpired.
+        Raises LeaseExpired.
         """
-        if not self.driver.lease.holds():
-            park(self.driver.lease.wait())
+        self.confirm()
         read_point = self.driver.vdl
         self._pinned[read_point] = self._pinned.get(read_point, 0) + 1
         return read_point
+
+    def confirm(self) -> None:
+        """Park while nobody confirms that this is still the newest writer. Raises LeaseExpired."""
+        if not self.driver.lease.holds():
+            park(self.driver.lease.wait())
 
     def unpin(self, read_point: Lsn) -> None:
         count = self._pinned[read_point] - 1

@@ -120,7 +120,19 @@ class VolumeFile(apsw.VFSFile):
                 raise apsw.BusyError("only the holder of the write lock may write, on the newest pages")
             return
         if self.read_point is None:
-            self.read_point = NEWEST if self.write_mode else self._pages.pin()
+            self.read_point = self._newest() if self.write_mode else self._pages.pin()
+
+    def _newest(self) -> Lsn:
+        self._pages.confirm()
+        return NEWEST
+
+    def confirm(self) -> None:
+        """Before each statement of the holder of the write lock: what it is told must still be the newest.
+
+        Parks while nobody confirms that. Raises LeaseExpired.
+        """
+        if self.read_point is not None:
+            self._pages.confirm()
 
     def xUnlock(self, level: int) -> None:
         if level == apsw.SQLITE_LOCK_NONE and self.read_point is not None:

@@ -77,6 +77,7 @@ class SmallCluster:
         self._clock = PassingClock()
         self._control: _Control | None = None
         self._instance: Instance | None = None
+        self._cut_off: list[Instance] = []
         self._started = 0
 
     async def start(self) -> None:
@@ -88,6 +89,9 @@ class SmallCluster:
 
     async def stop(self) -> None:
         await self.close()
+        self.heal()
+        for instance in self._cut_off:
+            await instance.close()
         for name in list(self._nodes):
             await self.kill_node(name)
         if self._control is not None:
@@ -147,6 +151,21 @@ class SmallCluster:
 
     def heal(self) -> None:
         self._network.heal()
+
+    async def replace_the_writer(self) -> None:
+        """The writer hears nobody any more. Another instance has opened the volume, and the first knows nothing of it."""
+        assert self._instance is not None
+        writer = f"w{self._started}"
+        for name in (*self._nodes, "control"):
+            self._network.cut(writer, name)
+            self._network.cut(name, writer)
+        self._cut_off.append(self._instance)
+        self._instance = None
+        self.let_pass(LEASE_S)
+        await self.open()
+
+    def let_pass(self, seconds: float) -> None:
+        self._clock.let_pass(seconds)
 
     async def leave_only_enough_to_read(self) -> None:
         for name in list(self._nodes)[:_ENOUGH_TO_STALL]:

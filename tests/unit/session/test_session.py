@@ -11,6 +11,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.types.json import Json
 
 from db_instance.engine.mini_transaction import page_count
+from db_instance.wire.postgres.server import ServerSettings
 from tests.harness.sql_server import ENDLESS, SqlServer
 from volume.ids import PageNumber
 
@@ -226,6 +227,43 @@ async def test_a_volume_with_three_of_six_copies_is_read_only(sql: SqlServer) ->
         with pytest.raises(errors.ReadOnlySqlTransaction):
             await connection.execute("insert into t values (2)")
         assert await rows(connection, "select a from t") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("why", "before", "asked"),
+    [
+        ("a row that it does not know of", [], "update t set v = 2 where id = 5"),
+        ("a row that is gone", [], "insert into t values (1, 2)"),
+        ("a lock that is none", ["begin"], "select v from t where id = 2 for update"),
+        ("a lock that was none", ["begin", "select v from t where id = 2 for update"], "commit"),
+        ("a read", ["begin", "update t set v = 2 where id = 2"], "select v from t where id = 2"),
+        ("a write", ["begin", "update t set v = 2 where id = 2"], "update t set v = 3 where id = 5"),
+        ("a duplicate", ["begin", "update t set v = 2 where id = 2"], "insert into t values (1, 2)"),
+    ],
+)
+@pytest.mark.parametrize("prepare", [False, True], ids=["text", "prepared"])
+async def test_a_writer_that_was_replaced_tells_nothing_outdated(
+    sql: SqlServer, why: str, before: list[str], asked: str, prepare: bool
+) -> None:
+    one = await sql.connect()
+    await one.execute("create table t (id int primary key, v int)")
+    await one.execute("insert into t values (1, 1), (2, 1)")
+    for text in before:
+        await one.execute(text)
+    await sql.cluster.replace_the_writer()
+    replaced = SqlServer(sql.cluster, ServerSettings())
+    await replaced.start()
+    async with await replaced.connect() as other:
+        await other.execute("delete from t where id = 1; insert into t values (5, 5); update t set v = 7")
+    await replaced.stop()
+    answer = asyncio.ensure_future(one.execute(asked, prepare=prepare))
+    while not answer.done():
+        sql.cluster.let_pass(1.0)
+        await asyncio.sleep(0.01)
+    with pytest.raises(psycopg.OperationalError, match="this is still the writer") as error:
+        await answer
+    assert error.value.sqlstate == "57P03"
+    await one.close()
 
 
 async def test_the_lock_is_handed_over_before_the_commit_is_durable(sql: SqlServer) -> None:
