@@ -176,6 +176,7 @@ class Engine:
         assert not lease.holds_write_lock
         self.leased -= 1
         lease.interrupted = False
+        lease.file.committing = False
         if lease.generation == self._generation and lease.file.commit_lsn == self.pages.newest:
             before, self._last_writer = self._last_writer, lease
             if before is None:

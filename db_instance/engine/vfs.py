@@ -46,7 +46,7 @@ class VolumeFile(apsw.VFSFile):
         self.commit_lsn: Lsn | None = None
         self.read_point: Lsn | None = None
         self.committing = False
-        """SQLite has begun to commit: from here on the statement is not to be cancelled."""
+        """SQLite has begun to commit: until the connection is given back nothing is to be cancelled."""
         self._pages = pages
         self._spill_folder = spill_folder
         self._staged: StagedPages | None = None

@@ -179,6 +179,22 @@ async def test_one_that_takes_long_runs_alone_and_can_be_cancelled(sql: SqlServe
     await _close(clients)
 
 
+async def test_one_that_takes_long_after_some_that_changed_nothing(sql: SqlServer, sizes: list[int]) -> None:
+    clients = await _clients(sql, *(f"create table {name} (n int)" for name in ("t", "u", "w")))
+    long = "insert into u with recursive c(n) as (select 1 union all select n + 1 from c where n < %s) select n from c"
+    put: Text = ("insert into t values (%s)", (1,))
+    none: Text = ("update w set n = 1 where n = %s", (1,))
+    assert await _all_at_once(clients, [put] * _CLIENTS) == [1] * _CLIENTS
+    await _all_at_once([clients[-1]], [(long, (1,))])
+    for _ in range(3):
+        await _all_at_once(clients, [none] * _CLIENTS)
+        assert await _all_at_once(clients, [none] * _CLIENTS) == [0] * _CLIENTS
+        found = await _all_at_once(clients, [put] * (_CLIENTS - 1) + [(long, (50_000,))])
+        assert found == [1] * (_CLIENTS - 1) + [50_000]
+    assert max(sizes) > 1
+    await _close(clients)
+
+
 async def test_who_waits_for_the_lock_is_told_when_it_takes_too_long(sql: SqlServer) -> None:
     clients = await _clients(sql, "create table t (id int primary key)")
     insert = "insert into t values (%s)"

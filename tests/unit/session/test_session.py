@@ -365,6 +365,15 @@ async def test_a_wait_for_the_lock_can_be_cancelled(sql: SqlServer) -> None:
         assert await rows(one, "select a from t") == [(1,)]
 
 
+async def test_a_statement_can_be_cancelled_after_a_write_that_changed_nothing(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int)")
+        await connection.execute("update t set a = 1")
+        await connection.execute("set statement_timeout = '20ms'")
+        with pytest.raises(errors.QueryCanceled):
+            await connection.execute(ENDLESS.replace("from c)", "from c where n < 2000000)"))
+
+
 async def test_statement_timeout_in_a_block(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (a int)")
