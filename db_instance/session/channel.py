@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from db_instance.wire.postgres.messages import Message
+from db_instance.wire.postgres.messages import Message, RunPrepared
 
 
 class ClientGone(Exception):
@@ -24,6 +24,10 @@ class Channel(Protocol):
 
         ProtocolViolation, or what the server ends the session with. The limit is asked for when it waits.
         """
+        ...
+
+    def unfold(self, message: RunPrepared) -> None:
+        """Of what was just received only the Bind was taken: what follows is received again, message by message."""
         ...
 
     def write(self, data: bytes) -> None:

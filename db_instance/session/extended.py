@@ -149,6 +149,11 @@ class ExtendedQueries:
         if not self._execution.transaction.in_block and _ends_block(portal.prepared.statement):
             self.close_portals()
 
+    def takes_data(self, message: RunPrepared) -> bool:
+        """Does the statement read on from the client, as COPY FROM does?"""
+        prepared = self._prepared.get(message.bind.statement)
+        return prepared is not None and prepared.statement.kind == "copy_from"
+
     async def run_prepared(self, message: RunPrepared) -> None:
         """`bind`, `describe` and `execute`, one after the other."""
         await self.bind(message.bind)

@@ -229,6 +229,11 @@ class Session:
         timer = self._start_timer()
         try:
             if not await self._at_once.run(message):
+                if self._extended.takes_data(message):
+                    # Its Sync comes before the data, and so counts for nothing: the client sends another one.
+                    self._channel.unfold(message)
+                    await self._handle(message.bind)
+                    return
                 await self._extended.run_prepared(message)
         finally:
             if timer is not None:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar, cast
 from db_instance.session.channel import ClientGone, IdleTooLong
 from db_instance.session.errors import FatalError
 from db_instance.wire.postgres.frontend import FrontendParser
-from db_instance.wire.postgres.messages import Message, StartupMessage
+from db_instance.wire.postgres.messages import Message, RunPrepared, StartupMessage
 from db_instance.wire.postgres.stepping import Stepper, need_bytes
 from db_instance.wire.postgres.vigil import Vigil
 from runtime.events import get_logger
@@ -162,6 +162,9 @@ class Connection(asyncio.Protocol):
             self._taken += 1
             return message
         return await self._wait_for(self.parser.next_message, idle_limit_s)
+
+    def unfold(self, message: RunPrepared) -> None:
+        self.parser.unfold(message)
 
     async def receive_startup(self) -> StartupMessage:
         message = self.parser.next_startup()

@@ -156,6 +156,12 @@ class FrontendParser:
             return RunPrepared(bind, described=False)
         return bind
 
+    def unfold(self, message: RunPrepared) -> None:
+        """Only its Bind was taken: what follows comes again, message by message."""
+        self._buffer[self._at : self._at] = (
+            _DESCRIBE_EXECUTE_AND_SYNC if message.described else _EXECUTE_AND_SYNC
+        )
+
 
 class BindPattern:
     """A packet that runs a prepared statement (RunPrepared): its bytes but for the values.

@@ -14,6 +14,7 @@ from db_instance.wire.postgres.messages import (
     GssEncRequest,
     Parse,
     Query,
+    RunPrepared,
     SslRequest,
     Startup,
     Sync,
@@ -74,6 +75,19 @@ def test_any_cut_gives_the_same_messages(cuts: list[int]) -> None:
         seen += all_of(parser)
     assert seen == EXTENDED_MESSAGES
     assert parser.waiting_bytes == 0
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_what_runs_a_statement_is_one_message_unless_it_is_unfolded(described: bool) -> None:
+    bind, execute, sync = message(b"B", b"\0s" + b"\0" * 7), message(b"E", b"\0" * 5), message(b"S", b"")
+    describe = message(b"D", b"P\0") if described else b""
+    parser = FrontendParser()
+    parser.feed(bind + describe + execute + sync + bind)
+    folded = parser.next_message()
+    assert isinstance(folded, RunPrepared)
+    assert folded == RunPrepared(Bind("", "s", (), [], ()), described)
+    parser.unfold(folded)
+    assert all_of(parser) == [Describe("P", "")] * described + [Execute("", 0), Sync(), folded.bind]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ def startup(minor: int = 0, *words: bytes) -> bytes:
     return struct.pack(">I", len(body) + 4) + body
 
 
+def message(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + struct.pack(">I", len(body) + 4) + body
+
+
 def query(sql: str) -> bytes:
     return b"Q" + struct.pack(">I", len(sql) + 5) + sql.encode() + b"\0"
 
@@ -152,6 +156,37 @@ async def test_a_truncated_message_and_a_close_undo_the_transaction(sql: SqlServ
     await other.execute("insert into t values (3)")
     assert await (await other.execute("select a from t")).fetchall() == [(3,)]
     await other.close()
+
+
+@pytest.mark.parametrize(
+    ("why", "sql_text", "data", "last"),
+    [
+        ("all is well", "copy t from stdin", message(b"d", b"1\n") + message(b"c"), (b"C", b"COPY 1\0")),
+        ("the client gives it up", "copy t from stdin", message(b"f", b"no\0"), (b"E", b"57014")),
+        ("a bad row", "copy t from stdin", message(b"d", b"x\n") * 2 + message(b"c"), (b"E", b"22P02")),
+        ("no such table", "copy u from stdin", None, (b"E", b"42P01")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("describe", [message(b"D", b"P\0"), b""], ids=["described", ""])
+async def test_a_copy_by_the_extended_protocol_has_one_answer(
+    sql: SqlServer, why: str, sql_text: str, data: bytes | None, last: tuple[bytes, bytes], describe: bytes
+) -> None:
+    """The Sync that comes with the Execute counts where no data are asked for, and only there."""
+    async with await sql.connect() as other:
+        await other.execute("create table t (a int)")
+    reader, writer = await introduced(sql)
+    parse, bind = message(b"P", b"\0" + sql_text.encode() + b"\0\0\0"), message(b"B", b"\0" * 8)
+    writer.write(parse + bind + describe + message(b"E", b"\0" * 5) + message(b"S"))
+    if data is not None:
+        await read_until(reader, b"G")
+        writer.write(data + message(b"S"))
+    kind, body = (await read_until(reader, b"Z"))[-2]
+    assert kind == last[0]
+    assert last[1] in body
+    writer.write(query("select 42"))
+    assert [each for each, _ in await read_until(reader, b"Z")] == [b"T", b"D", b"C", b"Z"]
+    writer.close()
 
 
 async def test_a_running_statement_is_cancelled(sql: SqlServer) -> None:
