@@ -49,7 +49,8 @@ class Stepper:
         assert self.idle
         assert not self.ended
         self.idle = False
-        if asyncio.current_task() is not None:
+        # A task that was cancelled and has not woken yet cancels this wait, and not what would come after it.
+        if asyncio.current_task() is not None or self._handed.done():
             self._hand_over(None, error)
             return
         asyncio._enter_task(self._loop, self._task)

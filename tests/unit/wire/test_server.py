@@ -7,6 +7,7 @@ import struct
 import psycopg
 import pytest
 
+from db_instance.session.errors import SessionError
 from db_instance.wire.postgres.server import ServerSettings
 from tests.harness.sql_server import ENDLESS, SqlServer
 
@@ -198,6 +199,26 @@ async def test_a_running_statement_is_cancelled(sql: SqlServer) -> None:
         await running
     assert await (await connection.execute("select 1")).fetchone() == (1,)
     await connection.close()
+
+
+async def test_a_copy_that_is_told_to_be_cancelled_is(sql: SqlServer) -> None:
+    other = await sql.connect()
+    await other.execute("create table t (a int)")
+    reader, writer = await introduced(sql)
+    writer.write(query("copy t from stdin"))
+    await read_until(reader, b"G")
+    [(connection, session, _)] = [each for each in sql.server._sessions.values() if each[1]._can_cancel]
+
+    def both_in_one_turn() -> None:
+        session.cancel(SessionError("57014", "canceling statement due to user request"))
+        connection.data_received(message(b"d", b"1\n") + message(b"c"))
+
+    asyncio.get_running_loop().call_soon(both_in_one_turn)
+    assert [kind for kind, _ in await read_until(reader, b"Z")] == [b"E", b"Z"]
+    await other.execute("insert into t values (2)")
+    assert await (await other.execute("select a from t")).fetchall() == [(2,)]
+    writer.close()
+    await other.close()
 
 
 async def test_a_cancel_with_the_wrong_key_does_nothing(sql: SqlServer) -> None:

@@ -119,6 +119,26 @@ async def test_the_task_can_be_cancelled_where_it_waits() -> None:
     assert harness.log == ["cancelled", "at once"]
 
 
+async def test_bytes_that_come_right_after_a_cancel_do_not_escape_it() -> None:
+    async def wait() -> str:
+        try:
+            await need_bytes()
+        except asyncio.CancelledError:
+            harness.stepper._task.uncancel()
+            return "cancelled"
+        return "bytes"
+
+    harness = Harness(wait, at_once)
+    for _ in range(2):
+        await harness.resume_from_callback()
+    asyncio.get_running_loop().call_soon(harness.stepper._task.cancel)
+    await harness.resume_from_callback()
+    await until(lambda: harness.stepper.idle)
+    assert harness.log == ["cancelled"]
+    await harness.resume_from_callback()
+    assert harness.log == ["cancelled", "at once"]
+
+
 async def test_an_error_is_raised_where_the_coroutine_waits_for_bytes() -> None:
     harness = Harness(at_once)
     await harness.resume_from_callback()
