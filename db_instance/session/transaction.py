@@ -8,6 +8,9 @@ the commit is durable: whoever is next need not wait for that.
 
     status    I no block        T in a block          E in a block that has failed
     hold      NOTHING           SNAPSHOT (pinned)     WRITE (has the lock)
+
+A connection with an open cursor stays at its read point. So rows that are still to be read, of a
+statement that held nothing, take the connection with them, and the next statement gets another one.
 """
 
 import enum
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from db_instance.dialect import Catalog
-from db_instance.engine.engine import Cursor, Engine
+from db_instance.engine.engine import Cursor, Engine, Lease
 from db_instance.engine.lone_writes import LoneWrite, RunAlone
 from db_instance.engine.parking import Outcome, Waiting
 from db_instance.session.errors import SessionError
@@ -26,6 +29,9 @@ from volume.ids import LSN_ZERO, Lsn
 
 READ_COMMITTED: Final = "read committed"
 _SAVEPOINTS_MAX: Final = 1000
+
+_READING_MAX: Final = 16
+"""Connections that open portals of one transaction may keep; with more, their rows go to memory."""
 
 
 class Hold(enum.Enum):
@@ -53,7 +59,8 @@ class Transaction:
         self._settings = settings
         self._hold = Hold.NOTHING
         self._lease: Any = None
-        self._rows: set[Rows] = set()
+        self._rows: dict[Rows, Lease | None] = {}
+        """What is still to be read, and the connection that it keeps for itself."""
         self._savepoints: list[str] = []
         self._changed_schema = False
         self._catalog: Catalog | None = None
@@ -100,6 +107,8 @@ class Transaction:
 
     async def read(self, sql: str, params: Sequence[Any], *, describe: bool = True) -> Rows:
         """Start a statement that only reads. `describe`: its columns are wanted."""
+        if len(self._rows) >= _READING_MAX and self._hold is Hold.NOTHING:
+            await self._hold_rows()
         lease = self._lease
         if lease is None:
             lease = self._lease = await self._engine.lease()
@@ -109,10 +118,7 @@ class Transaction:
             await self._establish_savepoints()
         self.has_run = True
         cursor = await self._engine.execute(lease, sql, params, describe=describe)
-        rows = Rows(cursor)
-        if not cursor.at_end:
-            self._rows.add(rows)
-        return rows
+        return Rows(cursor) if cursor.at_end else self.adopt(cursor)
 
     async def write(
         self, sql: str, params: Sequence[Any], *, describe: bool = True, changes_schema: bool = False
@@ -228,9 +234,12 @@ class Transaction:
         return found
 
     def adopt(self, cursor: Cursor) -> Rows:
-        """The rows of a statement that was begun now, where they are many."""
+        """The rows of a statement that only reads, where some are still to be read."""
         rows = Rows(cursor)
-        self._rows.add(rows)
+        if self._hold is Hold.NOTHING:
+            self._rows[rows], self._lease = self._lease, None
+        else:
+            self._rows[rows] = None
         return rows
 
     async def describe(self, sql: str, params: int) -> list[tuple[str, str | None]]:
@@ -241,14 +250,20 @@ class Transaction:
 
     async def _hold_rows(self) -> None:
         """Open portals read on from memory: a cursor would see, or hinder, what is written now."""
-        for rows in self._rows:
+        for rows in list(self._rows):
             await rows.hold()
-        self._rows.clear()
+            self._let_go(rows)
 
     def forget(self, rows: Rows) -> None:
         """The statement is over, or its portal is closed."""
         rows.close()
-        self._rows.discard(rows)
+        self._let_go(rows)
+
+    def _let_go(self, rows: Rows) -> None:
+        """Their cursor is closed."""
+        lease = self._rows.pop(rows, None)
+        if lease is not None:
+            self._engine.give_back(lease)
 
     # Blocks
 
@@ -333,9 +348,8 @@ class Transaction:
             self._hold = Hold.NOTHING
 
     def _close_rows(self) -> None:
-        for rows in self._rows:
-            rows.close()
-        self._rows.clear()
+        for rows in list(self._rows):
+            self.forget(rows)
 
     def _give_back(self) -> None:
         if self._lease is not None:

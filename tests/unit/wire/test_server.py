@@ -190,6 +190,48 @@ async def test_a_copy_by_the_extended_protocol_has_one_answer(
     writer.close()
 
 
+@pytest.mark.parametrize("reading_max", [16, 1])
+async def test_an_open_portal_keeps_what_it_reads_and_no_other_statement_does(
+    sql: SqlServer, reading_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db_instance.session.transaction._READING_MAX", reading_max)
+    other = await sql.connect()
+    await other.execute("create table t (a int, b int)")
+    numbers = "with recursive c(n) as (select 1 union all select n + 1 from c where n < 2000)"
+    await other.execute(f"insert into t {numbers} select n, 0 from c")
+    await other.execute("create table u (v int); insert into u values (0)")
+    reader, writer = await introduced(sql)
+    writer.write(query("begin"))
+    await read_until(reader, b"Z")
+
+    async def values(run: bytes) -> list[bytes]:
+        """Of the rows of one column that it returns."""
+        writer.write(run + message(b"S"))
+        return [body[6:] for kind, body in await read_until(reader, b"Z") if kind == b"D"]
+
+    def bound(portal: bytes, text: bytes) -> bytes:
+        return message(b"P", b"\0" + text + b"\0\0\0") + message(b"B", portal + b"\0" * 8)
+
+    def executed(portal: bytes, rows: int) -> bytes:
+        return message(b"E", portal + b"\0" + struct.pack(">i", rows))
+
+    for portal in (b"p", b"q"):
+        assert (
+            await values(bound(portal, b"select b from t order by a") + executed(portal, 10)) == [b"0"] * 10
+        )
+    for new in (b"1", b"2"):
+        await other.execute("update u set v = v + 1; update t set b = 1")
+        assert await values(bound(b"", b"select v from u") + executed(b"", 0)) == [new]
+    writer.write(query("update t set b = 2 where a > 1000"))
+    await read_until(reader, b"Z")
+    assert await values(executed(b"p", 0)) == [b"0"] * 1990
+    writer.write(query("rollback"))
+    await read_until(reader, b"Z")
+    assert sql.engine.leased == 0
+    writer.close()
+    await other.close()
+
+
 async def test_a_running_statement_is_cancelled(sql: SqlServer) -> None:
     connection = await sql.connect()
     running = asyncio.ensure_future(connection.execute(ENDLESS))
