@@ -49,7 +49,7 @@ _EPOCH_DATE: Final = date(2000, 1, 1)
 
 
 class InvalidValue(ValueError):
-    """The text or bytes are no value of the type: SQLSTATE 22P02, 22003 or 22007."""
+    """The text or bytes are no value of the type: SQLSTATE 22P02, 22003, 22007 or 22008."""
 
     def __init__(self, sqlstate: str, message: str) -> None:
         super().__init__(message)
@@ -146,7 +146,7 @@ def encode_binary(oid: int, value: Any) -> bytes:
     encoder = _TO_BINARY.get(oid, _text)
     try:
         return encoder(value)
-    except (struct.error, ValueError, TypeError):
+    except (struct.error, ValueError, TypeError, OverflowError):
         raise InvalidValue("22003", f"value {value!r} does not fit type {type_name(oid)}") from None
 
 
@@ -198,6 +198,8 @@ def decode_text(oid: int, data: bytes) -> Any:
     except (ValueError, KeyError):
         code = "22007" if oid in (DATE, TIME, TIMESTAMP, TIMESTAMPTZ) else "22P02"
         raise InvalidValue(code, f'invalid input syntax for type {type_name(oid)}: "{text}"') from None
+    except OverflowError:
+        raise InvalidValue("22008", f'{type_name(oid)} out of range: "{text}"') from None
 
 
 def decode_utf8(data: bytes) -> str:

@@ -28,6 +28,9 @@ from db_instance.wire.postgres.messages import RunPrepared
 
 _COUNTED: Final = {"select", "insert", "update", "delete"}
 _BLOCKS: Final = {"begin", "commit"}
+_WRONG_VALUE: Final = (SessionError, SqlError, ValueError, OverflowError)
+"""What coding a value may raise."""
+
 _BOUND_AND_DESCRIBED: Final = backend.BIND_COMPLETE + backend.NO_DATA
 
 
@@ -88,7 +91,7 @@ class AtOnce:
             return None
         try:
             params = pattern.values(packet, end, decoders)
-        except (SqlError, ValueError):
+        except _WRONG_VALUE:
             return None  # the long way tells what is wrong
         return None if params is None else self._answer(known, params)
 
@@ -99,7 +102,7 @@ class AtOnce:
             return None
         try:
             found = self._cache.repeated(packet[5:-1].decode(), self._transaction.known_catalog)
-        except (SqlError, ValueError):
+        except _WRONG_VALUE:
             return None
         if found is None:
             return None
@@ -135,7 +138,7 @@ class AtOnce:
             return Begun(known, params, call)
         try:
             told = known.bound + _answer_of(known, call.value)
-        except (SessionError, SqlError, ValueError):
+        except _WRONG_VALUE:
             return Begun(known, params, call)  # a value that its column's type cannot tell: `finish` says so
         transaction.end_now()
         return told + backend.ready_for_query(transaction.status)

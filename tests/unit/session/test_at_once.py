@@ -191,6 +191,25 @@ async def test_a_value_that_its_type_cannot_tell_is_an_error_and_no_end(sql: Sql
     assert [b"22003" in answer for answer in answers[4:]] == [True, True]
 
 
+async def test_a_value_beyond_its_type_is_an_error_and_no_end(sql: SqlServer) -> None:
+    """Where it is read, by a parameter, and where it is written, in binary, by a repeated statement."""
+    moment = b"select id from u where at = $1"
+    number = b"select r from u where id = $1"
+    parse = b"".join(
+        _message(b"P", name + b"\0" + text + b"\0\0\0") for name, text in ((b"at", moment), (b"r", number))
+    )
+    at = [_bind(b"at", [b"%s 00:00:00+05" % day], ()) for day in (b"2024-01-01", b"0001-01-01")]
+    binary = [_bind(b"r", [b"%d" % key], ())[:-2] + struct.pack(">Hh", 1, 1) for key in (1, 2)]
+    binary = [bind[:1] + struct.pack(">I", len(bind) - 1) + bind[5:] for bind in binary]
+    async with await sql.connect() as connection:
+        await connection.execute("create table u (id int primary key, at timestamptz, r real)")
+        await connection.execute("insert into u (id, r) values (1, 1.5), (2, 1e300)")
+        runs = [bind + _EXECUTE + _SYNC for bind in (at[0], at[0], at[1], binary[0], binary[0], binary[1])]
+        answers = await _ask(sql, [parse + _SYNC, *runs, runs[3]], others=1)
+    assert [code in answers[index] for index, code in ((3, b"22008"), (6, b"22003"))] == [True, True]
+    assert answers[4] == answers[5] == answers[7]
+
+
 async def test_who_began_a_block_at_once_may_not_be_idle_in_it_for_ever(sql: SqlServer) -> None:
     begin, commit = (_message(b"Q", text + b"\0") for text in (b"begin", b"commit"))
     limit = _message(b"Q", b"set idle_in_transaction_session_timeout = '100ms'\0")
