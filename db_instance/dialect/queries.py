@@ -154,6 +154,8 @@ def _rewritten(tree: exp.Expression) -> exp.Expression:
             return exp.Var(this=f"?{node.name}")
         if isinstance(node, exp.CurrentTimestamp):
             return exp.Anonymous(this="sixfold_now")
+        if isinstance(node, exp.Uuid):
+            return exp.Anonymous(this="gen_random_uuid")
         if isinstance(node, exp.ILike):
             # SQLite's LIKE is told to tell a from A, as PostgreSQL's does.
             return exp.Like(this=exp.Lower(this=node.this), expression=exp.Lower(this=node.expression))
@@ -265,6 +267,7 @@ _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.Predicate, exp.Boolean, exp.And, exp.Or, exp.Not), types.BOOL),
     ((exp.CurrentTimestamp,), types.TIMESTAMPTZ),
     ((exp.CurrentDate,), types.DATE),
+    ((exp.Uuid,), types.UUID),
     ((exp.Lower, exp.Upper, exp.Concat, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat), types.TEXT),
     ((exp.Avg,), types.FLOAT8),
 )

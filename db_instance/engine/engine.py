@@ -220,7 +220,10 @@ class Engine:
         connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
         connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
         for name, arguments, function, deterministic in self._functions:
-            connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
+            # Innocuous: the schema may call them, in defaults, checks and views.
+            connection.create_scalar_function(
+                name, function, arguments, deterministic=deterministic, flags=apsw.SQLITE_INNOCUOUS
+            )
         connection.set_progress_handler(lambda: _look_up(lease), _STEPS_BETWEEN_LOOKS)
         connection.set_commit_hook(file.begin_commit)
         connection.authorizer = self._authorizer

@@ -69,6 +69,28 @@ async def test_expressions_have_types(sql: SqlServer) -> None:
         assert row == (3, 4)
 
 
+async def test_defaults_may_call_functions(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute(
+            "create table t (id uuid primary key default gen_random_uuid(), a timestamptz default now(),"
+            " b timestamptz default current_timestamp, c date default current_date, d text default upper('x'),"
+            " e text default 'yes' check (starts_with(e, 'y')))"
+        )
+        before = dt.datetime.now(dt.UTC)
+        for _ in range(2):
+            await connection.execute("insert into t (d) values ('y')")
+        [one, other] = await rows(connection, "select * from t order by a")
+        assert isinstance(one[0], uuid.UUID)
+        assert one[0] != other[0]
+        assert before <= one[1] <= one[2] <= other[1]
+        assert one[3] == before.date() or one[3] == other[1].date()
+        assert one[4:] == ("y", "yes")
+        with pytest.raises(errors.CheckViolation):
+            await connection.execute("insert into t (e) values ('no')")
+        [(found,)] = await rows(connection, "select gen_random_uuid()")
+        assert isinstance(found, uuid.UUID)
+
+
 # Transactions
 
 
