@@ -149,7 +149,7 @@ def _simplify(tree: exp.Expression) -> None:
 def _rewritten(tree: exp.Expression) -> exp.Expression:
     """What SQLite writes otherwise, where the generator does not know it."""
 
-    def change(node: exp.Expression) -> exp.Expression:
+    def change(node: exp.Expr) -> exp.Expr:
         if isinstance(node, exp.Parameter):
             return exp.Var(this=f"?{node.name}")
         if isinstance(node, exp.CurrentTimestamp):
@@ -163,7 +163,13 @@ def _rewritten(tree: exp.Expression) -> exp.Expression:
             return exp.Anonymous(this="sixfold_integer", expressions=[node.this])
         return node
 
-    return tree.transform(change)
+    root = tree.copy()
+    # Children first: what is written otherwise may hold more of it.
+    for node in reversed(list(root.walk())):
+        changed = change(node)
+        if changed is not node:
+            node.replace(changed)
+    return root
 
 
 def _oid_of_type(kind: Any) -> int:

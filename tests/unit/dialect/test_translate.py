@@ -76,6 +76,19 @@ def test_the_answer_is_postgresqls(sql: str, rows: list[tuple[Any, ...]]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("sql", "params", "rows"),
+    [
+        ("SELECT $2::int - $1::int", (1, 10), [(9,)]),
+        ("SELECT ($1::int)::bigint, now()::text ILIKE $2", ("7", "2%"), [(7, 1)]),
+    ],
+)
+def test_what_is_written_otherwise_may_hold_more_of_it(
+    sql: str, params: tuple[Any, ...], rows: list[tuple[Any, ...]]
+) -> None:
+    assert _run(_connection(), sql, *params) == rows
+
+
+@pytest.mark.parametrize(
     ("why", "sql", "rows"),
     [
         ("a cast to an integer rounds", "SELECT 1.7::int", [(2,)]),
