@@ -9,9 +9,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from db_instance.dialect import types
 from db_instance.dialect.statement import SqlError
 
 VERSION: Final = "PostgreSQL 15.0 (Sixfold 0.1.0)"
+
+_INT8_MAX: Final = (1 << 63) - 1
 
 Function = tuple[str, int, Callable[..., Any], bool]
 
@@ -31,9 +34,59 @@ def _integer(value: Any) -> int:
     return rounded
 
 
+def _boolean(value: Any) -> int:
+    """A cast to boolean: SQLite would take a text for a number."""
+    return int(types.decode_text(types.BOOL, value.encode()) if isinstance(value, str) else bool(value))
+
+
+def _float(value: Any) -> float:
+    """A cast to a floating-point number of what may be text, which SQLite would read as far as it goes."""
+    if isinstance(value, int | float):
+        return float(value)
+    found: float = types.decode_text(types.FLOAT8, value if isinstance(value, bytes) else value.encode())
+    return found
+
+
 def _strict(function: Callable[..., Any]) -> Callable[..., Any]:
     """NULL in, NULL out, as nearly all of PostgreSQL's functions do."""
     return lambda *arguments: None if None in arguments else function(*arguments)
+
+
+def _quotient(dividend: Any, divisor: Any) -> int | float:
+    """PostgreSQL's division: of integers it cuts off, and by zero it is an error where SQLite says NULL."""
+    dividend, divisor = _number(dividend), _number(divisor)
+    _check_divisor(divisor)
+    if isinstance(dividend, float) or isinstance(divisor, float):
+        quotient: float = dividend / divisor
+        return quotient
+    whole: int = abs(dividend) // abs(divisor)
+    if (dividend < 0) != (divisor < 0):
+        return -whole
+    if whole > _INT8_MAX:
+        raise SqlError("22003", "bigint out of range")
+    return whole
+
+
+def _remainder(dividend: Any, divisor: Any) -> int:
+    """The same; its sign is the dividend's."""
+    dividend, divisor = int(_number(dividend)), int(_number(divisor))
+    _check_divisor(divisor)
+    rest: int = abs(dividend) % abs(divisor)
+    return -rest if dividend < 0 else rest
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, int | float):
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        return _float(value)
+
+
+def _check_divisor(divisor: int | float) -> None:
+    if not divisor:
+        raise SqlError("22012", "division by zero")
 
 
 def _split_part(text: str, delimiter: str, number: int) -> str:
@@ -44,6 +97,10 @@ def _split_part(text: str, delimiter: str, number: int) -> str:
 FUNCTIONS: Final[list[Function]] = [
     ("sixfold_now", 0, _now, False),
     ("sixfold_integer", 1, _strict(_integer), True),
+    ("sixfold_boolean", 1, _strict(_boolean), True),
+    ("sixfold_float", 1, _strict(_float), True),
+    ("sixfold_quotient", 2, _strict(_quotient), True),
+    ("sixfold_remainder", 2, _strict(_remainder), True),
     ("clock_timestamp", 0, _now, False),
     ("version", 0, lambda: VERSION, True),
     ("current_database", 0, lambda: "main", True),

@@ -18,6 +18,8 @@ from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
 
 _INTEGERS: Final = frozenset((types.INT2, types.INT4, types.INT8))
+_FLOATS: Final = frozenset((types.FLOAT4, types.FLOAT8))
+_NUMBERS: Final = _INTEGERS | _FLOATS
 _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
 
 
@@ -34,7 +36,9 @@ def query(sql: str, catalog: Catalog) -> Statement:
     columns = _columns(tree, tables)
     returns_rows = kind == "select" or tree.args.get("returning") is not None
     try:
-        text = _rewritten(tree).sql(dialect="sqlite", unsupported_level=ErrorLevel.RAISE, comments=False)
+        text = _rewritten(tree, tables).sql(
+            dialect="sqlite", unsupported_level=ErrorLevel.RAISE, comments=False
+        )
     except UnsupportedError as error:
         raise SqlError("0A000", f"not supported: {error}") from None
     reads_only = kind == "select" and not locking and not tree.find(exp.Insert, exp.Update, exp.Delete)
@@ -146,7 +150,7 @@ def _simplify(tree: exp.Expression) -> None:
             raise SqlError("0A000", f"cast to {cast.to.sql('postgres').lower()} is not supported")
 
 
-def _rewritten(tree: exp.Expression) -> exp.Expression:
+def _rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Expression:
     """What SQLite writes otherwise, where the generator does not know it."""
 
     def change(node: exp.Expr) -> exp.Expr:
@@ -161,6 +165,17 @@ def _rewritten(tree: exp.Expression) -> exp.Expression:
             return exp.Like(this=exp.Lower(this=node.this), expression=exp.Lower(this=node.expression))
         if isinstance(node, exp.Cast) and _oid_of_type(node.to) in _INTEGERS:
             return exp.Anonymous(this="sixfold_integer", expressions=[node.this])
+        if isinstance(node, exp.Cast) and _oid_of_type(node.to) == types.BOOL:
+            return exp.Anonymous(this="sixfold_boolean", expressions=[node.this])
+        if (
+            isinstance(node, exp.Cast)
+            and _oid_of_type(node.to) in _FLOATS
+            and _oid_of(node.this, tables) not in _NUMBERS
+        ):
+            return exp.Anonymous(this="sixfold_float", expressions=[node.this])
+        if isinstance(node, exp.Div | exp.Mod) and not _is_other_than_zero(node.expression):
+            name = "sixfold_quotient" if isinstance(node, exp.Div) else "sixfold_remainder"
+            return exp.Anonymous(this=name, expressions=[node.this, node.expression])
         return node
 
     root = tree.copy()
@@ -170,6 +185,13 @@ def _rewritten(tree: exp.Expression) -> exp.Expression:
         if changed is not node:
             node.replace(changed)
     return root
+
+
+def _is_other_than_zero(node: Any) -> bool:
+    """Can be seen without running it."""
+    while isinstance(node, exp.Paren | exp.Neg):
+        node = node.this
+    return isinstance(node, exp.Literal) and not node.is_string and float(node.this) != 0
 
 
 def _oid_of_type(kind: Any) -> int:

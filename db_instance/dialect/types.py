@@ -195,6 +195,8 @@ def decode_text(oid: int, data: bytes) -> Any:
         return text
     try:
         return reader(text)
+    except InvalidValue:
+        raise
     except (ValueError, KeyError):
         code = "22007" if oid in (DATE, TIME, TIMESTAMP, TIMESTAMPTZ) else "22P02"
         raise InvalidValue(code, f'invalid input syntax for type {type_name(oid)}: "{text}"') from None
@@ -224,6 +226,19 @@ def _int(oid: int, text: str) -> int:
     return value
 
 
+def _float(text: str) -> float:
+    if "_" in text:
+        raise ValueError
+    return _kept(float(text))
+
+
+def _kept(value: float) -> float:
+    """SQLite would hold NULL for it, and say nothing."""
+    if value != value:
+        raise InvalidValue("0A000", "NaN is not supported")
+    return value
+
+
 def _bytea(text: str) -> bytes:
     if text.startswith("\\x"):
         return bytes.fromhex(text[2:])
@@ -245,8 +260,8 @@ def _timestamptz(text: str) -> str:
 
 _FROM_TEXT: Final[dict[int, Callable[[str], Any]]] = {
     BOOL: lambda text: _BOOLS[text.strip().lower()],
-    FLOAT4: float,
-    FLOAT8: float,
+    FLOAT4: _float,
+    FLOAT8: _float,
     OID: int,
     BYTEA: _bytea,
     UUID: lambda text: str(uuid.UUID(text)),
@@ -262,8 +277,8 @@ _FROM_BINARY: Final[dict[int, Callable[[bytes], Any]]] = {
     INT4: lambda data: _INT4.unpack(data)[0],
     INT8: lambda data: _INT8.unpack(data)[0],
     OID: lambda data: _UINT4.unpack(data)[0],
-    FLOAT4: lambda data: _FLOAT4.unpack(data)[0],
-    FLOAT8: lambda data: _FLOAT8.unpack(data)[0],
+    FLOAT4: lambda data: _kept(_FLOAT4.unpack(data)[0]),
+    FLOAT8: lambda data: _kept(_FLOAT8.unpack(data)[0]),
     BYTEA: bytes,
     UUID: lambda data: str(uuid.UUID(bytes=data)),
     DATE: lambda data: (_EPOCH_DATE + timedelta(days=_INT4.unpack(data)[0])).isoformat(),

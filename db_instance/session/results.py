@@ -104,7 +104,11 @@ def _plain_text(value: Any) -> bytes:
 
 
 def _integer_text(value: Any) -> bytes:
-    return b"%d" % value if type(value) is int else types.encode_text(types.INT8, value)
+    if type(value) is int:
+        return b"%d" % value
+    if type(value) is float and not -(2.0**63) <= value < 2.0**63:
+        raise types.InvalidValue("22003", "bigint out of range")  # SQLite goes on with floats
+    return types.encode_text(types.INT8, value)
 
 
 @lru_cache(maxsize=200)

@@ -7,6 +7,7 @@ import pytest
 
 from db_instance.dialect import SqlError, translate
 from db_instance.dialect.functions import FUNCTIONS
+from db_instance.dialect.types import InvalidValue
 from db_instance.engine.schema import read_schema
 
 _T = """CREATE TABLE t (id serial PRIMARY KEY, n int, s varchar(5), b boolean DEFAULT false, f double precision)"""
@@ -68,11 +69,41 @@ def _run(connection: apsw.Connection, sql: str, *params: Any) -> list[tuple[Any,
         ("VALUES (1, 2), (3, 4)", [(1, 2), (3, 4)]),
         ("SELECT left('abc', -1), right('abc', -1), split_part('a,b', ',', 2)", [("ab", "bc", "b")]),
         ("SELECT strpos('abc', 'c'), lpad('a', 3), repeat('ab', 2), md5(NULL)", [(3, "  a", "abab", None)]),
+        ("SELECT 't'::boolean, 'FALSE'::bool, cast(s = 'a' AS boolean), NULL::bool FROM t WHERE n = 1", [(1, 0, 1, None)]),
+        ("SELECT 'off'::boolean, ' on '::boolean, 2::boolean, 0::boolean", [(0, 1, 1, 0)]),
+        ("SELECT '1.5'::float8, '-Infinity'::real, n::float8, s::text::float8 FROM t WHERE id = 3", [(1.5, float("-inf"), 3.0, None)]),
+        ("SELECT 7 / n, -7 / n, 7 % n, -7 % n, 1 / f, '9' / n FROM t WHERE n = 2", [(3, -3, 1, -1, 0.5, 4)]),
+        ("SELECT f / 0, 0 / s::int, sum(n) / count(n) FROM t WHERE n = 3", [(None, None, 3)]),
+        ("SELECT sum(n) / count(n), sum(f) / sum(n) FROM t WHERE n > 7", [(None, None)]),
+        ("SELECT 9223372036854775807 / n, (-9223372036854775807 - 1) / n, 7 / n / n FROM t WHERE n = 1", [(2**63 - 1, -(2**63), 7)]),
         ("SELECT 1 /* ; */ -- comment", [(1,)]),
     ],
 )  # fmt: skip
 def test_the_answer_is_postgresqls(sql: str, rows: list[tuple[Any, ...]]) -> None:
     assert _run(_connection(), sql) == rows
+
+
+@pytest.mark.parametrize(
+    ("expression", "sqlstate"),
+    [
+        ("1 / (n - 1)", "22012"),
+        ("1 % (n - 1)", "22012"),
+        ("mod(5, 0)", "22012"),
+        ("1.0 / 0.0", "22012"),
+        ("f / '0'", "22012"),
+        ("(-9223372036854775807 - 1) / (n - 2)", "22003"),
+        ("n / s", "22P02"),
+        ("s::boolean", "22P02"),
+        ("'2'::boolean", "22P02"),
+        ("s::float8", "22P02"),
+        ("'1_0'::float8", "22P02"),
+        ("'NaN'::float8", "0A000"),
+    ],
+)
+def test_what_has_no_value_is_an_error(expression: str, sqlstate: str) -> None:
+    with pytest.raises((SqlError, InvalidValue)) as raised:
+        _run(_connection(), f"SELECT {expression} FROM t WHERE n = 1")
+    assert raised.value.sqlstate == sqlstate
 
 
 @pytest.mark.parametrize(

@@ -561,6 +561,23 @@ async def test_errors_in_values(sql: SqlServer) -> None:
         assert await rows(connection, "select 1") == [(1,)]
 
 
+async def test_values_that_cannot_be_kept_or_told_are_refused(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (n bigint, f float8)")
+        await connection.execute("insert into t values (9223372036854775807, 'Infinity'::float8)")
+        for binary in (False, True):
+            with pytest.raises(errors.NumericValueOutOfRange):
+                await rows(connection, "select n + 1 from t", binary=binary)
+        for text in ("%s", "%b"):
+            with pytest.raises(errors.FeatureNotSupported, match="NaN"):
+                await connection.execute(f"insert into t (f) values ({text})", (float("nan"),))
+        with pytest.raises(errors.FeatureNotSupported, match="NaN"):
+            await connection.execute("insert into t (f) values ('NaN')")
+        with pytest.raises(errors.DivisionByZero):
+            await connection.execute("update t set f = 1 / (n - 9223372036854775807)")
+        assert await rows(connection, "select * from t") == [(2**63 - 1, float("inf"))]
+
+
 # COPY
 
 
