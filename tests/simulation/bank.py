@@ -36,6 +36,12 @@ _CREATE = (
 )
 
 
+_INSERT_MANY: Final = (
+    "INSERT INTO ledger SELECT -value, 1, 1, 0, ? FROM"
+    " (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 100) SELECT value FROM n)"
+)
+
+
 @dataclass(slots=True)
 class Ledger:
     refused: set[int] = field(default_factory=set)
@@ -110,6 +116,8 @@ class Bank:
             if large:  # so that pages leave SQLite's cache before the commit, or before it is rolled back
                 change = "UPDATE ledger SET padding = ? WHERE id % 3 = ?"
                 await engine.rows(lease, change, (dice.randbytes(dice.choice([1, 400])), number % 3))
+                if dice.random() < 0.5:
+                    await self._take_back(engine, lease)
             if dice.random() < (0.4 if large else 0.1):
                 await engine.rollback(lease)
                 return
@@ -133,6 +141,12 @@ class Bank:
         await engine.rows(lease, change, (amount, target))
         row = (number, source, target, amount, padding)
         await engine.rows(lease, "INSERT INTO ledger VALUES (?, ?, ?, ?, ?)", row)
+
+    async def _take_back(self, engine: Engine, lease: Lease) -> None:
+        """Rows that nobody ever sees, though pages of them have left SQLite's cache, and the volume has grown."""
+        await engine.rows(lease, "SAVEPOINT before")
+        await engine.rows(lease, _INSERT_MANY, (self._dice.randbytes(400),))
+        await engine.rows(lease, "ROLLBACK TO before")
 
     async def reader(self, engine: Engine) -> None:
         """Snapshots: whole transactions only, and the same at each look."""

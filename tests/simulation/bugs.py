@@ -261,6 +261,14 @@ def staged_pages_outlive_a_rollback() -> None:
     VolumeFile.discard = lambda self: None  # type: ignore[method-assign]
 
 
+def pages_taken_back_to_a_savepoint_are_logged() -> None:
+    import db_instance.engine.mini_transaction as mini_transaction
+    from db_instance.engine.staged_pages import StagedPages
+
+    StagedPages.truncate = lambda self, page_count: None  # type: ignore[method-assign]
+    mini_transaction.LSN_ZERO = -1  # type: ignore[misc, assignment]
+
+
 def stale_membership_accepted() -> None:
     import storage_node.server as server
     from storage_node.segment_store import SegmentStore
@@ -373,6 +381,7 @@ BUGS: Final[tuple[Callable[[], None], ...]] = (
     hot_log_let_go_before_the_flush,
     reads_of_segments_that_are_behind,
     staged_pages_outlive_a_rollback,
+    pages_taken_back_to_a_savepoint_are_logged,
     stale_membership_accepted,
     replacement_votes_at_once,
     any_member_of_a_slot_suffices,
