@@ -67,7 +67,8 @@ class Copier:
         if listed.complete_lsn < segment.reach_of_ours(timeline):
             return False  # another peer may be further, or this one later
         copied = await self._copy_all(source, segment, listed)
-        if not await segment.mend(copied, Lsn(listed.complete_lsn), timeline):
+        known_vdl = Lsn(listed.known_vdl)
+        if not await segment.mend(copied, Lsn(listed.complete_lsn), timeline, known_vdl):
             return False
         events.info("segment.mended", segment=str(segment.id), source=source.node, layers=len(copied))
         return True

@@ -406,6 +406,8 @@ class SegmentStore:
             self.check()
             if not self.memory.frames:
                 return
+            if self.memory.last_lsn < self.layers.complete_lsn:
+                return  # of a tail that counts again: such a layer would lie below one that begins before it
             table, self.memory = self.memory, MemoryTable()
             self._flushing = table
             try:
@@ -503,7 +505,9 @@ class SegmentStore:
         await self.save()
         return gone
 
-    async def mend(self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline) -> bool:
+    async def mend(
+        self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline, known_vdl: Lsn = LSN_ZERO
+    ) -> bool:
         """As `adopt`, when some of our layers are damaged. The log that came after them is kept, so that the
         SCL does not fall below what we have acknowledged and counts: whoever relies on this copy may go on.
         False: these layers end before ours did, or belong to an older timeline."""
@@ -527,6 +531,8 @@ class SegmentStore:
                 chain.on_synced(complete)
             elif complete > chain.scl:
                 memory = chain.jump(complete)
+            # Up to there the peer's layers need not have the log any more: we could not report it.
+            chain.known_vdl = max(chain.known_vdl, known_vdl)
             self._remember_frames(memory)
             gone = await self._replace_layers(opened, complete)
             if self.mendable:  # and nothing worse has come meanwhile

@@ -112,6 +112,8 @@ class LayerMap:
     async def open(self, infos: Sequence[LayerInfo], retained_from: Lsn = LSN_ZERO) -> list[str]:
         """Open what the manifest names. Returns those that are missing or damaged; they are left out."""
         named = {info.name for info in infos}
+        # Also of those that are missing: they are still named, and go once others have taken their place.
+        self._count = max((_number(name) for name in named), default=self._count)
         for name in self._disk.list(self._folder):
             self._count = max(self._count, _number(name))
             if name.endswith(".layer") and name not in named:

@@ -686,6 +686,81 @@ def test_log_of_a_new_timeline_is_taken_once_the_manifest_has_it() -> None:
     _with_store(work)
 
 
+def test_a_copied_layer_that_is_missing_is_mended_under_another_name() -> None:
+    async def work(disk: SimDisk, log: GroupLog, peer: SegmentStore) -> None:
+        own_disk = SimDisk(random.Random(2))
+        ours = await _opened(own_disk, log)
+        peer.offer(*framed([log.write(1), log.write(2)]))
+        await peer.flush()
+        assert await ours.adopt(await _copied(peer, disk, ours), peer.flushed_lsn, log.timeline)
+        (info,) = ours.layers.layers
+        own_disk.remove(f"{_FOLDER}/{info.name}")
+        again = await SegmentStore.load(own_disk, _NODE, _FOLDER)
+        assert again.mendable
+        assert await again.mend(await _copied(peer, disk, again), peer.flushed_lsn, log.timeline)
+        for page in (1, 2):
+            assert again.read(PageNumber(page), log.end, log.end) == log.page_at(page, log.end)
+        assert (await SegmentStore.load(own_disk.durable_copy(), _NODE, _FOLDER)).failed is None
+
+    _with_store(work)
+
+
+def test_whoever_is_mended_knows_the_vdl_below_which_its_peer_has_no_log() -> None:
+    async def work(disk: SimDisk, log: GroupLog, peer: SegmentStore) -> None:
+        own_disk = SimDisk(random.Random(2))
+        ours = await _opened(own_disk, log)
+        for _ in range(4):
+            frame = framed([log.write(1), log.write(2)])
+            for store in (ours, peer):
+                store.offer(*frame)
+                await store.flush()
+        peer.chain.known_vdl = peer.read_floor = log.end
+        await _compact(peer, disk, log)
+        assert [info.kind for info in peer.layers.layers] == ["image"]
+        ours.fail("a bit flipped", mendable=True)
+        layers = await _copied(peer, disk, ours)
+        assert await ours.mend(layers, peer.flushed_lsn, log.timeline, peer.chain.known_vdl)
+        assert (ours.chain.known_vdl, ours.report().runs) == (log.end, [])
+        loaded = await SegmentStore.load(own_disk.durable_copy(), _NODE, _FOLDER)
+        assert loaded.chain.known_vdl == log.end
+
+    _with_store(work)
+
+
+async def _compact(store: SegmentStore, disk: SimDisk, log: GroupLog) -> None:
+    while (wanted := store.worth_doing()) is not None:
+        if wanted.kind == "drop":
+            await store.finish(wanted, None)
+            continue
+        writing = ImageWriting(disk, _FOLDER, store.layers, wanted, log.timeline)
+        for _ in writing.steps():
+            pass
+        await store.finish(wanted, writing)
+
+
+def test_a_tail_that_counts_again_and_comes_in_parts_is_read_and_reported() -> None:
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        first = log.timeline
+        records = [log.write(1) for _ in range(10)]
+        for part in (records[:2], records[2:]):
+            store.offer(*framed(part))
+            await store.flush()
+        # An opening that gets no further than to this segment annuls 6 to 10; to the next one they count.
+        await store.install(first.annul(Epoch(2), Lsn(5), Lsn(100)), LSN_ZERO)
+        assert store.chain.scl == 5
+        await store.install(first.annul(Epoch(3), Lsn(10), Lsn(110)), LSN_ZERO)
+        for part in (records[5:8], records[8:]):
+            store.offer(*framed(part))
+            _synced(store)
+            await store.flush()
+            scl = store.chain.scl
+            assert store.report().runs == [(1, 10)]
+            assert store.read(PageNumber(1), scl, scl) == log.page_at(1, scl)
+        assert store.flushed_lsn == 10
+
+    _with_store(work)
+
+
 # Members that change
 
 
