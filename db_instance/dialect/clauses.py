@@ -111,6 +111,8 @@ def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) ->
     is_key = constraints[:2] == ["primary", "key"] or " primary key" in " " + " ".join(constraints).lower()
     if declared in _SERIALS and not is_key:
         raise SqlError("0A000", f"column {name}: serial is supported for a primary key only")
+    if is_key and "not" not in constraints:
+        constraints = [*constraints, "NOT NULL"]
     oid = types.oid_of_decltype(declared)
     if oid == types.NUMERIC:
         raise SqlError(
@@ -121,7 +123,10 @@ def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) ->
     if oid == 0:
         raise SqlError("42704", f'type "{declared}" does not exist')
     if is_key and oid in _INTEGER_BITS:
-        # SQLite's own row number, no second index, and an integer by itself.
+        # SQLite's own row number, no second index, and an integer by itself; one that counts never comes again.
+        if declared in _SERIALS or "identity" in (token.text.lower() for token in rest):
+            at = next(at for at, word in enumerate(constraints) if word.lower() == "key") + 1
+            constraints = [*constraints[:at], "AUTOINCREMENT", *constraints[at:]]
         return ["INTEGER", *constraints, *_range_check(name, oid)]
     suffix = f"({', '.join(arguments)})" if arguments else ""
     return [f"{declared}{suffix}", *constraints, *_checks(name, oid, arguments)]

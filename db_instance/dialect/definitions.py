@@ -4,7 +4,7 @@ from typing import Final
 
 from db_instance.dialect.alter_table import alter_table
 from db_instance.dialect.clauses import closing, column, plain, split
-from db_instance.dialect.lexer import Token
+from db_instance.dialect.lexer import Token, unquote
 from db_instance.dialect.statement import Catalog, SqlError, Statement
 
 _CONSTRAINTS: Final = {"primary", "unique", "check", "foreign", "constraint", "exclude", "like"}
@@ -14,11 +14,11 @@ def definition(tokens: list[Token], catalog: Catalog) -> Statement | None:
     """The statement if it defines something; None otherwise. Raises SqlError."""
     words = [token.text.lower() for token in tokens[:8]]
     if words[:1] == ["truncate"]:
-        return _truncate(tokens)
+        return _truncate(tokens, catalog)
     if words[:1] == ["create"]:
         return _create(tokens, words)
     if words[:1] == ["drop"]:
-        return _drop(tokens, words)
+        return _drop(tokens, words, catalog)
     if words[:2] == ["alter", "table"]:
         return alter_table(tokens, catalog)
     if words[:1] == ["alter"]:
@@ -58,8 +58,22 @@ def _create_table(tokens: list[Token]) -> Statement:
     end = closing(tokens, opening)
     head = tokens[:opening]
     items = [_item(item) for item in split(tokens[opening + 1 : end])]
+    items = [*items, *_keys_are_not_null(tokens[opening + 1 : end])]
     body = [part for item in items for part in (*item, ",")][:-1]
     return _ddl("CREATE TABLE", [*plain(head), "(", *body, ")"])
+
+
+def _keys_are_not_null(tokens: list[Token]) -> list[list[str]]:
+    """In SQLite a primary key's columns may be NULL. The check is worded as PostgreSQL words it (session/errors.py)."""
+    found = []
+    for item in split(tokens):
+        words = [token.text.lower() for token in item]
+        words = words[2:] if words[:1] == ["constraint"] else words
+        if words[:3] == ["primary", "key", "("]:
+            opening = next(at for at, token in enumerate(item) if token.text == "(")
+            for column_ in split(item[opening + 1 : closing(item, opening)]):
+                found.append(["CHECK", "(", column_[0].text, "IS NOT NULL", ")"])
+    return found
 
 
 def _item(item: list[Token]) -> list[str]:
@@ -88,19 +102,35 @@ def _create_index(tokens: list[Token]) -> Statement:
     return _ddl("CREATE INDEX", plain(kept))
 
 
-def _drop(tokens: list[Token], words: list[str]) -> Statement:
+def _other_that_references(items: list[list[Token]], catalog: Catalog) -> tuple[str, str] | None:
+    """One of the tables, and another one that is not among them and has a foreign key to it."""
+    names = [unquote(item[-1]).lower() for item in items if item]
+    for name in names:
+        info = catalog.table(name)
+        for other in info.referenced_by if info is not None else ():
+            if other.lower() not in names:
+                return name, other
+    return None
+
+
+def _drop(tokens: list[Token], words: list[str], catalog: Catalog) -> Statement:
     what = words[1] if len(words) > 1 else ""
     if what not in ("table", "index", "view"):
         raise SqlError("0A000", f"DROP {what.upper()} is not supported")
     kept = [token for token in tokens if token.text.lower() not in ("cascade", "restrict", "concurrently")]
     start = 4 if words[2:4] == ["if", "exists"] else 2
     head = " ".join(token.text for token in kept[:start])
+    if what == "table" and (found := _other_that_references(split(kept[start:]), catalog)):
+        # SQLite would delete all rows first, and with them those that reference them.
+        if tokens[-1].text.lower() == "cascade":
+            raise SqlError("0A000", f"DROP TABLE {found[0]} CASCADE: table {found[1]} references it")
+        raise SqlError("2BP01", f"cannot drop table {found[0]} because other objects depend on it")
     names = [" ".join(plain(item)) for item in split(kept[start:])]
     statements = "; ".join(f"{head} {name}" for name in names)
     return Statement("ddl", statements, f"DROP {what.upper()}", reads_only=False)
 
 
-def _truncate(tokens: list[Token]) -> Statement:
+def _truncate(tokens: list[Token], catalog: Catalog) -> Statement:
     kept = [
         token for token in tokens[1:] if token.text.lower() not in ("table", "only", "cascade", "restrict")
     ]
@@ -108,7 +138,13 @@ def _truncate(tokens: list[Token]) -> Statement:
     for word in ("restart", "continue"):
         if word in texts:
             kept = kept[: texts.index(word)]
-    names = [" ".join(plain(item)) for item in split(kept)]
-    return Statement(
-        "ddl", "; ".join(f"DELETE FROM {name}" for name in names), "TRUNCATE TABLE", reads_only=False
-    )
+    if found := _other_that_references(split(kept), catalog):
+        raise SqlError("0A000", f"cannot truncate a table referenced in a foreign key constraint: {found[1]}")
+    statements = [f"DELETE FROM {' '.join(plain(item))}" for item in split(kept)]
+    if "restart" in texts:
+        for item in split(kept):
+            info = catalog.table(unquote(item[-1]))
+            if info is not None and info.counts:
+                name = info.name.replace("'", "''")
+                statements.append(f"DELETE FROM sqlite_sequence WHERE name = '{name}'")
+    return Statement("ddl", "; ".join(statements), "TRUNCATE TABLE", reads_only=False)

@@ -37,6 +37,10 @@ class TableInfo:
     name: str
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...] = ()
+    referenced_by: tuple[str, ...] = ()
+    """The other tables with foreign keys to this one."""
+    counts: bool = False
+    """Its key counts on by itself: serial, or identity."""
 
 
 class Catalog(Protocol):

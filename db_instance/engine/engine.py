@@ -504,7 +504,14 @@ def _look_up(lease: Lease) -> bool:
     return lease.interrupted
 
 
-_ALLOWED_PRAGMAS: Final = {"user_version", "schema_version", "data_version", "table_info", "quick_check"}
+_ALLOWED_PRAGMAS: Final = {
+    "user_version",
+    "schema_version",
+    "data_version",
+    "table_info",
+    "foreign_key_list",
+    "quick_check",
+}
 """What the schema's reading asks for, and ALTER TABLE ... ADD COLUMN of SQLite's own (quick_check)."""
 
 

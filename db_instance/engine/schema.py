@@ -31,6 +31,15 @@ def read_schema(connection: apsw.Connection) -> Schema:
     tables: dict[str, TableInfo] = {}
     query = "SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
     names: Any = connection.execute(query).fetchall()
+    references = (
+        'SELECT DISTINCT own.name, lower(other."table") FROM sqlite_schema AS own,'
+        " pragma_foreign_key_list(own.name) AS other WHERE own.type = 'table'"
+    )
+    referenced: dict[str, list[str]] = {}
+    pairs: Any = connection.execute(references).fetchall()
+    for name, parent in pairs:
+        if parent != name.lower():
+            referenced.setdefault(parent, []).append(name)
     for name, sql in names:
         info = "SELECT name, type, dflt_value, pk FROM pragma_table_info(?)"
         rows: Any = connection.execute(info, (name,)).fetchall()
@@ -39,7 +48,13 @@ def read_schema(connection: apsw.Connection) -> Schema:
             Column(column, _oid(sql, column, declared, key), default=default or "")
             for column, declared, default, _ in rows
         )
-        tables[name.lower()] = TableInfo(name, columns, key)
+        tables[name.lower()] = TableInfo(
+            name,
+            columns,
+            key,
+            tuple(referenced.get(name.lower(), ())),
+            counts="AUTOINCREMENT" in sql,
+        )
     return Schema(version, tables)
 
 

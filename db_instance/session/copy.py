@@ -39,15 +39,20 @@ def read_options(given: Mapping[str, Any]) -> CopyOptions:
     encoding = str(options.pop("encoding", "utf8"))
     if encoding.lower().replace("-", "") != "utf8":
         raise SessionError("0A000", f'COPY encoding "{encoding}" is not supported', hint="Use UTF8.")
+    header = options.pop("header", False)
+    if str(header).lower() == "match":
+        raise SessionError("0A000", "COPY HEADER MATCH is not supported", hint="Use HEADER.")
     quote = _one_byte("quote", options.pop("quote", '"'))
     found = CopyOptions(
         csv=csv,
         delimiter=_one_byte("delimiter", options.pop("delimiter", "," if csv else "\t")),
         null=str(options.pop("null", "" if csv else "\\N")).encode(),
-        header=_is_on(options.pop("header", False)),
+        header=_is_on(header),
         quote=quote,
         escape=_one_byte("escape", options.pop("escape", quote.decode())),
     )
+    if found.delimiter in b"\\.abcdefghijklmnopqrstuvwxyz0123456789" and not csv:
+        raise SessionError("22023", f'COPY delimiter cannot be "{found.delimiter.decode()}"')
     if options:
         raise SessionError("0A000", f'COPY option "{next(iter(options))}" is not supported')
     return found
@@ -61,7 +66,7 @@ def _one_byte(name: str, value: Any) -> bytes:
 
 
 def _is_on(value: Any) -> bool:
-    return value is True or str(value).lower() in ("true", "on", "1", "match")
+    return value is True or str(value).lower() in ("true", "on", "1")
 
 
 def _quoted(name: str) -> str:

@@ -48,6 +48,9 @@ class CopyReader:
     def __init__(self, options: CopyOptions) -> None:
         self._options = options
         self._rest = b""
+        self._pending: list[bytes] = []
+        """The lines of a row whose end is yet to come."""
+        self._pending_bytes = 0
         self._skip_header = options.header
         self._ended = False
         self.line = 0
@@ -58,9 +61,11 @@ class CopyReader:
         data = self._rest + data
         lines = data.split(b"\n")
         self._rest = lines.pop()
-        if len(self._rest) > LINE_BYTES_MAX:
+        plain = not self._pending and self._is_plain(data)
+        rows = self._plain_rows(lines) if plain else self._rows(lines)
+        if self._pending_bytes + len(self._rest) > LINE_BYTES_MAX:
             raise SessionError("54000", f"COPY line {self.line + 1} is longer than {LINE_BYTES_MAX} bytes")
-        return self._plain_rows(lines) if self._is_plain(data) else self._rows(lines)
+        return rows
 
     def _is_plain(self, data: bytes) -> bool:
         """Is each newline the end of a row, and each delimiter of a field?"""
@@ -79,10 +84,10 @@ class CopyReader:
     def finish(self) -> list[Fields]:
         """The last row, if it has no newline after it."""
         last, self._rest = self._rest, b""
-        if not last:
+        if not last and not self._pending:
             return []
         rows = self._rows([last])
-        if self._rest:
+        if self._pending:
             raise SessionError(
                 "22P04", "unterminated CSV quoted field" if self._options.csv else "incomplete line"
             )
@@ -90,14 +95,17 @@ class CopyReader:
 
     def _rows(self, lines: list[bytes]) -> list[Fields]:
         rows = []
-        pending = b""
         for line in lines:
-            if pending:
-                line = pending + b"\n" + line
-                pending = b""
             if self._goes_on(line):
-                pending = line
+                self._pending.append(line)
+                self._pending_bytes += len(line) + 1
+                if self._pending_bytes > LINE_BYTES_MAX:
+                    break
                 continue
+            if self._pending:
+                line = b"\n".join([*self._pending, line])
+                self._pending.clear()
+                self._pending_bytes = 0
             self.line += 1
             if line.endswith(b"\r"):
                 line = line[:-1]
@@ -108,14 +116,13 @@ class CopyReader:
                 self._skip_header = False
                 continue
             rows.append(self._csv_fields(line) if self._options.csv else self._text_fields(line))
-        if pending:
-            self._rest = pending + b"\n" + self._rest
         return rows
 
     def _goes_on(self, line: bytes) -> bool:
         """Whether the newline after this belongs to a value."""
         if self._options.csv:
-            return self._options.quote in line and self._inside_quotes(line)
+            turns = self._options.quote in line and self._inside_quotes(line)
+            return turns != bool(self._pending)
         if not line.endswith(b"\\"):
             return False
         return (len(line) - len(line.rstrip(b"\\"))) % 2 == 1

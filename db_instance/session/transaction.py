@@ -332,6 +332,9 @@ class Transaction:
             await self.rollback()
             return
         self.status = b"E"
+        if self._hold is not Hold.NOTHING and not self._lease.connection.in_transaction:
+            # SQLite has undone all of it (it was interrupted, or a page could not be had): no savepoint is left.
+            self._savepoints.clear()
         if not self._savepoints:
             await self._undo()
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from db_instance.session.copy import read_options
 from db_instance.session.copy_format import CopyOptions, CopyReader, CopyWriter, Fields
 from db_instance.session.errors import SessionError
 
@@ -69,6 +70,34 @@ def test_reading(why: str, options: CopyOptions, data: bytes, expected: list[Fie
     assert read(options, data, portion) == expected
 
 
+def test_a_quote_that_is_never_closed_is_refused_after_as_much_as_a_line_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("db_instance.session.copy_format.LINE_BYTES_MAX", 1000)
+    reader = CopyReader(CopyOptions(csv=True, delimiter=b",", null=b""))
+    reader.feed(b'1,"stray\n')
+    with pytest.raises(SessionError, match="longer than 1000 bytes"):
+        for _ in range(20):
+            reader.feed(b"hello, you\n" * 10)
+
+
+def test_the_lines_of_a_quoted_value_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+    inside = CopyReader._inside_quotes
+
+    def counting(self: CopyReader, line: bytes) -> bool:
+        nonlocal looked_at
+        looked_at += len(line)
+        return inside(self, line)
+
+    monkeypatch.setattr(CopyReader, "_inside_quotes", counting)
+    reader = CopyReader(CopyOptions(csv=True, delimiter=b",", null=b""))
+    data = b'1,"a\n' + b'b ""c""\n' * 500 + b'd"\n'
+    found = [row for at in range(0, len(data), 100) for row in reader.feed(data[at : at + 100])]
+    assert found == [[b"1", b"a\n" + b'b "c"\n' * 500 + b"d"]]
+    assert looked_at <= len(data)
+
+
 def test_header_is_skipped() -> None:
     assert read(CopyOptions(csv=True, delimiter=b",", null=b"", header=True), b"a,b\n1,2\n", 3) == [
         [b"1", b"2"]
@@ -78,3 +107,21 @@ def test_header_is_skipped() -> None:
 def test_unterminated_quotes_are_refused() -> None:
     with pytest.raises(SessionError, match="unterminated"):
         read(CSV, b'"a,b\n', 100)
+
+
+@pytest.mark.parametrize(
+    ("given_", "sqlstate"),
+    [
+        ({"header": "match"}, "0A000"),
+        ({"delimiter": "b"}, "22023"),
+        ({"delimiter": "."}, "22023"),
+        ({"delimiter": "\\"}, "22023"),
+        ({"delimiter": "7"}, "22023"),
+    ],
+)
+def test_options_under_which_values_could_change_places_are_refused(
+    given_: dict[str, str], sqlstate: str
+) -> None:
+    with pytest.raises(SessionError) as told:
+        read_options(given_)
+    assert told.value.sqlstate == sqlstate

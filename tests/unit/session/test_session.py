@@ -188,6 +188,23 @@ async def test_pages_that_were_spilled_and_taken_back_to_a_savepoint_are_not_log
         assert await rows(connection, "select count(*), sum(length(v)) from t") == [(101, 350_004)]
 
 
+async def test_a_write_that_is_cut_short_after_a_savepoint_lets_others_write(sql: SqlServer) -> None:
+    async with await sql.connect() as connection, await sql.connect() as other:
+        await connection.execute("create table t (a bigint)")
+        await connection.execute("set statement_timeout = '100ms'")
+        await connection.execute("begin")
+        await connection.execute("insert into t values (1)")
+        await connection.execute("savepoint s")
+        with pytest.raises(errors.QueryCanceled):
+            await connection.execute(f"insert into t {ENDLESS}")
+        await other.execute("set lock_timeout = '2s'")
+        await other.execute("insert into t values (5)")
+        with pytest.raises(errors.InvalidSavepointSpecification, match='savepoint "s" does not exist'):
+            await connection.execute("rollback to savepoint s")
+        await connection.execute("rollback")
+        assert await rows(connection, "select a from t") == [(5,)]
+
+
 async def test_a_savepoint_from_before_the_first_write(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (a int)")
