@@ -415,9 +415,7 @@ class StorageNode:
                 self.tell_watchers(segment)
 
     def _due_for_flush(self) -> list[SegmentStore]:
-        live = [
-            segment for segment in self.segments.values() if segment.failed is None and segment.memory.frames
-        ]
+        live = [segment for segment in self.segments.values() if segment.failed is None and segment.can_flush]
         if self.log.size_bytes > _HOT_LOG_FLUSH_BYTES:
             return live
         due = [

@@ -400,14 +400,18 @@ class SegmentStore:
 
     # Layers
 
+    @property
+    def can_flush(self) -> bool:
+        """False if memory holds nothing, or not all yet of a tail that counts again: such a layer would lie below one
+        that begins before it."""
+        return bool(self.memory.frames) and self.memory.last_lsn >= self.layers.complete_lsn
+
     async def flush(self, rest: Rest = rest_of_the_loop) -> None:
         """Write what is in memory as a delta layer. What does not become one stays in memory. Raises OSError."""
         async with self.lock:
             self.check()
-            if not self.memory.frames:
+            if not self.can_flush:
                 return
-            if self.memory.last_lsn < self.layers.complete_lsn:
-                return  # of a tail that counts again: such a layer would lie below one that begins before it
             table, self.memory = self.memory, MemoryTable()
             self._flushing = table
             try:

@@ -343,10 +343,14 @@ class Engine:
     async def _acquire(self, lock_timeout_s: float | None) -> None:
         if not self.pages.driver.writable:
             raise ReadOnlyVolume("the volume is open read-only: too few storage nodes answer")
-        if not self.pages.driver.lease.holds():
-            # Now, and not one after the other when they have the lock.
-            await self.pages.driver.lease.wait()
-        await self._write_lock.acquire(lock_timeout_s)
+        while True:
+            if not self.pages.driver.lease.holds():
+                # Now, and not one after the other when they have the lock.
+                await self.pages.driver.lease.wait()
+            await self._write_lock.acquire(lock_timeout_s)
+            if self.pages.driver.lease.holds():
+                break
+            self._write_lock.release()  # it has ended while we stood in line
         try:
             await self.pages.driver.wait_for_room()
         except BaseException:

@@ -188,6 +188,31 @@ async def test_pages_that_were_spilled_and_taken_back_to_a_savepoint_are_not_log
         assert await rows(connection, "select count(*), sum(length(v)) from t") == [(101, 350_004)]
 
 
+async def test_whoever_stands_in_line_when_the_lease_ends_waits_for_it_once(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (id int primary key, v int)")
+        await connection.execute("insert into t values (1, 1), (2, 1)")
+        others = [await sql.connect() for _ in range(4)]
+        await connection.execute("begin")
+        await connection.execute("update t set v = 2 where id = 2")
+        writing = [
+            asyncio.create_task(other.execute("begin; update t set v = 3 where id = 1")) for other in others
+        ]
+        await sql.until(lambda: sql.engine._write_lock.waiting == 4)
+        await sql.cluster.replace_the_writer()
+        reading = asyncio.create_task(connection.execute("select v from t where id = 1"))
+        turns = 0
+        while not all(task.done() for task in (reading, *writing)):
+            sql.cluster.let_pass(1.0)
+            turns += 1
+            await asyncio.sleep(0.01)
+        found = await asyncio.gather(reading, *writing, return_exceptions=True)
+        assert all(isinstance(each, psycopg.OperationalError) for each in found)
+        assert turns < 150
+        for other in others:
+            await other.close()
+
+
 async def test_a_write_that_is_cut_short_after_a_savepoint_lets_others_write(sql: SqlServer) -> None:
     async with await sql.connect() as connection, await sql.connect() as other:
         await connection.execute("create table t (a bigint)")

@@ -32,6 +32,8 @@ from volume.errors import (
 )
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, PageNumber, SegmentId, VolumeId
 from volume.limits import LEASE_S
+from volume.log_batch import read_header, seal_frame
+from volume.redo_record import encode_record
 
 _MEMBERSHIP = quorum_set("n b c d e f")
 _NONE = Epoch(0)
@@ -689,5 +691,28 @@ def test_nothing_is_confirmed_to_a_writer_once_a_newer_one_is_promised() -> None
         assert _lease_left_s(node, 2) == 0
         node.grant_lease(VOLUME, Epoch(2))
         assert _lease_left_s(node, 3) == LEASE_S
+
+    _with_node(work, groups=2)
+
+
+def test_a_segment_that_must_not_flush_yet_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
+        segment, other = node.segment(VOLUME, GROUP), node.segment(VOLUME, GroupId(1))
+        first = log.timeline
+        records = [log.write(1) for _ in range(10)]
+        segment.offer(*framed(records))
+        await node.flush(segment)
+        await segment.install(first.annul(Epoch(2), Lsn(5), Lsn(100)), LSN_ZERO)
+        await segment.install(first.annul(Epoch(3), Lsn(8), Lsn(110)), LSN_ZERO)
+        segment.offer(*framed(records[5:8]))  # the layer there is reaches further
+        encoded = [encode_record(records[0])]
+        frame = seal_frame(VOLUME, other.id.group, Epoch(1), LSN_ZERO, encoded, Lsn(1), Lsn(1), LSN_ZERO)
+        other.offer(read_header(frame), frame)
+        monkeypatch.setattr(node_module, "_NODE_FLUSH_BYTES", 1)
+        assert segment.memory.size_bytes > other.memory.size_bytes
+        for due in node._due_for_flush():
+            await node.flush(due)
+        assert segment.memory.frames
+        assert not other.memory.frames
 
     _with_node(work, groups=2)
