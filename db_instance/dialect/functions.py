@@ -4,6 +4,7 @@ Each is (name, number of arguments or -1, function, deterministic).
 """
 
 import hashlib
+import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -45,6 +46,45 @@ def _float(value: Any) -> float:
         return float(value)
     found: float = types.decode_text(types.FLOAT8, value if isinstance(value, bytes) else value.encode())
     return found
+
+
+def _read_as(oid: int) -> Callable[[Any], Any]:
+    """A cast of what SQLite holds to a type that is no number: it would read the text as a number, up to the hyphen."""
+
+    def cast(value: Any) -> Any:
+        if oid == types.BYTEA and isinstance(value, bytes):
+            return value
+        if not isinstance(value, str):
+            raise SqlError("42846", f"cannot cast type {type(value).__name__} to {types.type_name(oid)}")
+        if oid == types.DATE and len(value) > 10 and value[10] in " T":
+            value = str(types.decode_text(types.TIMESTAMP, value.encode()))[:10]
+        if oid == types.TIME and len(value) > 10 and value[10] in " T":
+            value = value[11:].removesuffix("+00")
+        if oid in (types.JSON, types.JSONB):
+            _check_json(value)
+            return value
+        return types.decode_text(oid, value.encode())
+
+    return cast
+
+
+def _check_json(value: str) -> None:
+    try:
+        json.loads(value)
+    except ValueError:
+        raise SqlError("22P02", "invalid input syntax for type json") from None
+
+
+READ_AS: Final = {
+    types.DATE: "sixfold_date",
+    types.TIME: "sixfold_time",
+    types.TIMESTAMP: "sixfold_timestamp",
+    types.TIMESTAMPTZ: "sixfold_timestamptz",
+    types.UUID: "sixfold_uuid",
+    types.BYTEA: "sixfold_bytea",
+    types.JSON: "sixfold_json",
+    types.JSONB: "sixfold_jsonb",
+}
 
 
 def _strict(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,6 +139,7 @@ FUNCTIONS: Final[list[Function]] = [
     ("sixfold_integer", 1, _strict(_integer), True),
     ("sixfold_boolean", 1, _strict(_boolean), True),
     ("sixfold_float", 1, _strict(_float), True),
+    *((name, 1, _strict(_read_as(oid)), True) for oid, name in READ_AS.items()),
     ("sixfold_quotient", 2, _strict(_quotient), True),
     ("sixfold_remainder", 2, _strict(_remainder), True),
     ("clock_timestamp", 0, _now, False),

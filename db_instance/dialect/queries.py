@@ -4,7 +4,9 @@ Nothing is guessed: what the generator does not know raises, and so do function 
 SQLite would misread.
 """
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import sqlglot
@@ -14,12 +16,14 @@ from sqlglot.errors import ErrorLevel, ParseError, TokenError, UnsupportedError
 from db_instance.dialect import types
 from db_instance.dialect.allowed import check_allowed
 from db_instance.dialect.assignments import complete_assignments
+from db_instance.dialect.functions import READ_AS
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
 
 _INTEGERS: Final = frozenset((types.INT2, types.INT4, types.INT8))
 _FLOATS: Final = frozenset((types.FLOAT4, types.FLOAT8))
 _NUMBERS: Final = _INTEGERS | _FLOATS
+_TIMES: Final = frozenset((types.DATE, types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ))
 _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
 
 
@@ -31,7 +35,9 @@ def query(sql: str, catalog: Catalog) -> Statement:
     tables = _tables(tree, catalog)
     _simplify(tree)
     check_allowed(tree)
+    _refuse_arithmetic_of_times(tree, tables)
     complete_assignments(tree, catalog)
+    _read_literals(tree, tables, catalog)
     params = _param_types(tree, tables, kind, catalog)
     columns = _columns(tree, tables)
     returns_rows = kind == "select" or tree.args.get("returning") is not None
@@ -43,6 +49,14 @@ def query(sql: str, catalog: Catalog) -> Statement:
         raise SqlError("0A000", f"not supported: {error}") from None
     reads_only = kind == "select" and not locking and not tree.find(exp.Insert, exp.Update, exp.Delete)
     return Statement(kind, text, _KINDS.get(kind, "SELECT"), returns_rows, reads_only, params, columns)
+
+
+def _refuse_arithmetic_of_times(tree: exp.Expression, tables: dict[str, TableInfo]) -> None:
+    """SQLite would calculate with the year."""
+    for node in tree.find_all(exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Sum, exp.Avg):
+        for each in (node.this, node.args.get("expression")):
+            if _oid_of(each, tables) in _TIMES:
+                raise SqlError("0A000", "arithmetic with dates and times is not supported")
 
 
 class _NoTables:
@@ -162,9 +176,14 @@ def _rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Expres
             return exp.Anonymous(this="gen_random_uuid")
         if isinstance(node, exp.ILike):
             # SQLite's LIKE is told to tell a from A, as PostgreSQL's does.
-            return exp.Like(this=exp.Lower(this=node.this), expression=exp.Lower(this=node.expression))
+            like = exp.Like(this=exp.Lower(this=node.this), expression=exp.Lower(this=node.expression))
+            return _escaped(like, node)
+        if isinstance(node, exp.Like):
+            return _escaped(node, node)
         if isinstance(node, exp.Cast) and _oid_of_type(node.to) in _INTEGERS:
             return exp.Anonymous(this="sixfold_integer", expressions=[node.this])
+        if isinstance(node, exp.Cast) and _oid_of_type(node.to) in READ_AS:
+            return exp.Anonymous(this=READ_AS[_oid_of_type(node.to)], expressions=[node.this])
         if isinstance(node, exp.Cast) and _oid_of_type(node.to) == types.BOOL:
             return exp.Anonymous(this="sixfold_boolean", expressions=[node.this])
         if (
@@ -187,6 +206,18 @@ def _rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Expres
     return root
 
 
+def _escaped(like: exp.Expr, written: exp.Expr) -> exp.Expr:
+    """A backslash takes the next character for itself, where no ESCAPE says otherwise; SQLite has none by itself.
+
+    Without one in the pattern nothing changes, and SQLite may look the prefix up in an index.
+    """
+    pattern = written.expression
+    plain = isinstance(pattern, exp.Literal) and "\\" not in pattern.name
+    if plain or isinstance(written.parent, exp.Escape):
+        return like
+    return exp.Escape(this=like.copy(), expression=exp.Literal.string("\\"))
+
+
 def _is_other_than_zero(node: Any) -> bool:
     """Can be seen without running it."""
     while isinstance(node, exp.Paren | exp.Neg):
@@ -203,12 +234,25 @@ def _column_oid(node: Any, tables: dict[str, TableInfo]) -> int:
     if not isinstance(node, exp.Column):
         return 0
     qualifier = node.table.lower()
+    if not qualifier and _sees_derived(node):
+        return 0
     for alias, info in tables.items():
         if qualifier in ("", alias):
             for column in info.columns:
                 if column.name.lower() == node.name.lower():
                     return column.oid
     return 0
+
+
+def _sees_derived(node: exp.Expression) -> bool:
+    """Its query reads from a subquery, VALUES or a CTE, whose column it may be."""
+    select = node.find_ancestor(exp.Select)
+    if select is None:
+        return False
+    ctes = {each.alias.lower() for each in select.root().find_all(exp.CTE)}
+    joins = select.args.get("joins") or []
+    sources = [each.this for each in [select.args.get("from_") or select.args.get("from"), *joins] if each]
+    return any(not isinstance(each, exp.Table) or each.name.lower() in ctes for each in sources)
 
 
 def _param_types(
@@ -228,8 +272,81 @@ def _param_types(
     return tuple(found.get(number, 0) for number in range(1, max(found, default=0) + 1))
 
 
+_READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID)) | _NUMBERS | _TIMES
+
+
+def _read_literals(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:
+    """Strings whose place says that they are another type's, as SQLite holds it. Raises InvalidValue."""
+    given = dict(_given(tree, catalog))
+    for literal in list(tree.find_all(exp.Literal)):
+        if not literal.is_string or isinstance(literal.parent, exp.Cast):
+            continue
+        oid = given.get(id(literal)) or _oid_around(literal, tables)
+        if oid not in _READ or (
+            id(literal) in given and oid in _NUMBERS
+        ):  # a column's checks see to its numbers
+            continue
+        try:
+            value = types.decode_text(oid, literal.name.encode())
+        except types.InvalidValue as error:
+            raise SqlError(error.sqlstate, error.message) from None
+        if isinstance(value, bytes):
+            literal.replace(exp.HexString(this=value.hex()))
+        elif isinstance(value, str):
+            literal.set("this", value)
+        elif math.isinf(value):
+            continue
+        else:
+            literal.replace(
+                exp.Literal.number(value)
+                if value >= 0
+                else exp.Paren(this=exp.Neg(this=exp.Literal.number(-value)))
+            )
+
+
+def _given(tree: exp.Expression, catalog: Catalog) -> Iterator[tuple[int, int]]:
+    """What INSERT gives to columns, by identity, with the columns' types, wherever it is in CASE and COALESCE."""
+    if not isinstance(tree, exp.Insert):
+        return
+    schema = tree.this if isinstance(tree.this, exp.Schema) else None
+    info = catalog.table((schema.this if schema is not None else tree.this).name)
+    if info is None:
+        return
+    oids = {column.name.lower(): column.oid for column in info.columns}
+    names = [each.name.lower() for each in schema.expressions] if schema is not None else list(oids)
+    source = tree.expression
+    rows = [row.expressions for row in source.expressions] if isinstance(source, exp.Values) else []
+    if isinstance(source, exp.Select):
+        rows = [[each.unalias() for each in source.expressions]]
+    for row in rows:
+        for name, value in zip(names, row, strict=False):
+            for each in _results(value):
+                yield id(each), oids.get(name, 0)
+
+
+def _results(value: Any) -> Iterator[Any]:
+    """What an expression may come to."""
+    if isinstance(value, exp.Paren):
+        yield from _results(value.this)
+    elif isinstance(value, exp.Coalesce):
+        for each in [value.this, *value.expressions]:
+            yield from _results(each)
+    elif isinstance(value, exp.Case):
+        for each in [*(case.args["true"] for case in value.args["ifs"]), value.args.get("default")]:
+            yield from _results(each)
+    elif value is not None:
+        yield value
+
+
 def _oid_around(param: exp.Expression, tables: dict[str, TableInfo]) -> int:
     parent = param.parent
+    while isinstance(parent, exp.Paren | exp.Coalesce) or (
+        isinstance(parent, exp.If | exp.Case) and parent.this is not param
+    ):
+        others = [each for each in _results(parent) if each is not param and _oid_of(each, tables)]
+        if others and not isinstance(parent, exp.If):
+            return _oid_of(others[0], tables)
+        param, parent = parent, parent.parent
     if isinstance(parent, exp.Cast):
         return _oid_of_type(parent.to)
     if isinstance(parent, exp.Limit | exp.Offset):
@@ -243,19 +360,10 @@ def _oid_around(param: exp.Expression, tables: dict[str, TableInfo]) -> int:
 
 
 def _types_of_inserted(tree: exp.Insert, catalog: Catalog, found: dict[int, int]) -> None:
-    target = tree.this
-    schema = target if isinstance(target, exp.Schema) else None
-    table = target.this if schema is not None else target
-    info = catalog.table(table.name)
-    values = tree.expression
-    if info is None or not isinstance(values, exp.Values):
-        return
-    oids = {column.name.lower(): column.oid for column in info.columns}
-    names = [each.name.lower() for each in schema.expressions] if schema is not None else list(oids)
-    for row in values.expressions:
-        for name, value in zip(names, row.expressions, strict=False):
-            if isinstance(value, exp.Parameter):
-                found[int(value.name)] = oids.get(name, 0)
+    given = dict(_given(tree, catalog))
+    for param in tree.find_all(exp.Parameter):
+        if id(param) in given:
+            found[int(param.name)] = given[id(param)]
 
 
 def _columns(tree: exp.Expression, tables: dict[str, TableInfo]) -> tuple[Column, ...] | None:

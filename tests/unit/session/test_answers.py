@@ -1,0 +1,67 @@
+"""Statements that SQLite alone would answer in another way: what PostgreSQL gives, or a refusal."""
+
+import asyncio
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.sql_server import SqlServer
+
+_TABLE = "create table m (id int primary key, b boolean, tz timestamptz, d date, u uuid, by bytea, n int, s text, jb jsonb)"
+
+
+def _ask(connection: Any, sql: str, params: tuple[str, ...]) -> Any:
+    """As node-postgres asks: parameters are text of no type."""
+    if params:
+        result = connection.pgconn.exec_params(sql.encode(), [each.encode() for each in params])
+    else:
+        result = connection.pgconn.exec_(sql.encode())
+    if result.status not in (1, 2):
+        return "refused"
+    return [
+        tuple(result.get_value(row, column) for column in range(result.nfields))
+        for row in range(result.ntuples)
+    ]
+
+
+_U = "abcdef78-1234-5678-1234-567812345678"
+_FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
+
+
+@pytest.mark.parametrize(
+    ("statements", "expected"),
+    [
+        # casts
+        ([("insert into m (id, tz) values (1, '2024-01-05 10:00:00+02'::timestamptz)",), ("select tz from m",)], [(b"2024-01-05 08:00:00+00",)]),
+        ([("insert into m (id, u, jb) values (1, $1::uuid, $2::jsonb)", _U, '{"a": 1}'), ("select u, jb from m",)], [(_U.encode(), b'{"a": 1}')]),
+        ([("select now()::date = current_date",)], [(b"t",)]),
+        # literals
+        ([("insert into m (id, b) values ($1, 'f')", "1"), ("select id, b from m where not b",)], [(b"1", b"f")]),
+        ([("insert into m (id, b, s) values (1, 'f', 'C:\\dir')",), ("select b from m",)], [(b"f",)]),
+        ([(f"insert into m (id, b, n, s) values {_FILL}",), ("select b from m where id = 100",)], [(b"f",)]),
+        ([("insert into m (id, tz) values (1, '2024-01-05 08:00:00Z')",), ("select id from m where tz = '2024-01-05 10:00+02' and id = $1", "1")], [(b"1",)]),
+        ([("insert into m (id) values (1)",), ("update m set b = coalesce($1, b) where id = $2", "f", "1"), ("select b from m",)], [(b"f",)]),
+        ([("insert into m (id, b) select $1, $2", "1", "f"), ("select b from m",)], [(b"f",)]),
+        # like
+        ([("select 'a_b' like 'a\\_b', 'axb' like 'a\\_b', 'A_b' ilike 'a\\_b'",)], [(b"t", b"f", b"t")]),
+        # dates
+        ([("insert into m (id, d) values (1, '2024-01-05')",), ("select d - 1 from m",)], [(b"2024-01-04",)]),
+        ([("select current_date - 1 < current_date, current_date + 7 > current_date",)], [(b"t", b"t")]),
+        # scope
+        ([("insert into m (id, s) values (1, 'x')",), ("select b from (select s as b from m) q",)], [(b"x",)]),
+    ],
+    ids=["cast-tz", "cast-uuid", "cast-date", "lit-param", "lit-backslash", "lit-many", "lit-where", "lit-coalesce", "lit-select",
+         "like", "dates", "dates2", "scope"],
+)  # fmt: skip
+async def test_the_answer_is_postgresqls_or_none(
+    sql: SqlServer, statements: list[tuple[str, ...]], expected: list[Any]
+) -> None:
+
+    def run() -> Any:
+        with psycopg.connect(sql.conninfo, autocommit=True) as connection:
+            answers = [_ask(connection, text, params) for text, *params in [(_TABLE,), *statements]]
+        return "refused" if "refused" in answers else answers[-1]
+
+    found = await asyncio.to_thread(run)
+    assert found in (expected, "refused")
