@@ -24,6 +24,7 @@ from tests.simulation.sim_transport import Network
 from tests.simulation.trace import Trace
 from volume.errors import VolumeError
 from volume.ids import Epoch, GroupId, Lsn, VolumeId
+from volume.timeline import Timeline
 
 _LOOK_EVERY_S = 0.03
 ZONES = {"s1": "az1", "s2": "az1", "s3": "az2", "s4": "az2", "s5": "az3", "s6": "az3"}
@@ -110,6 +111,8 @@ class World:
         """By epoch: how far the disks were compared with what was acknowledged."""
         self._restarts: list[asyncio.Task[None]] = []
         self._members_checked: dict[GroupId, int] = {}
+        self._newest = Timeline(Epoch(0))
+        """The newest timeline that any segment has had: those that run may all be behind."""
         self._cache_mib = self.dice.choice([0, 0, 1])
         self._pages_per_group = self.dice.choice([16, 32, 64])
         self.control = Control(
@@ -128,6 +131,9 @@ class World:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             services = [node.service for node in self.nodes.values() if node.service is not None]
+            for segment in (segment for service in services for segment in service.segments.values()):
+                if segment.chain.timeline.epoch > self._newest.epoch:
+                    self._newest = segment.chain.timeline
             self._check_new_members()
             for node in self.nodes.values():
                 if node.service is not None and node.service.must_restart.is_set():
@@ -148,20 +154,12 @@ class World:
             if group.membership_epoch == self._members_checked.get(group.id, 1):
                 continue
             self._members_checked[group.id] = group.membership_epoch
-            timelines = [
-                segment.chain.timeline
-                for node in self.nodes.values()
-                if node.service is not None
-                for segment in node.service.segments.values()
-            ]
-            newest = max(timelines, key=lambda timeline: timeline.epoch, default=None)
-            if newest is not None:
-                acknowledged = max(self._checked.values(), default=Lsn(0))
-                members = {group.id: {member.node for member in group.voters}}
-                few = self.watch.too_few_of_what_counts(acknowledged, newest.counts, members)
-                assert not few, (
-                    f"members {sorted(members[group.id])} of pg{group.id}, but (lsn, disks): {few[:5]}"
-                )
+            acknowledged = max(self._checked.values(), default=Lsn(0))
+            members = {group.id: {member.node for member in group.voters}}
+            few = self.watch.too_few_of_what_counts(acknowledged, self._newest.counts, members)
+            assert not few, (
+                f"members {sorted(members[group.id])} of pg{group.id}, but (lsn, disks): {few[:5]}"
+            )
 
     def describe(self) -> str:
         """Where everybody stands, for a run that does not come to rest."""
