@@ -43,7 +43,7 @@ def test_every_seed_keeps_what_was_promised() -> None:
     failed = [each for each in found if isinstance(each, str)]
     assert not failed, f"{len(failed)} of {len(found)} seeds failed:\n" + "\n".join(failed)
     outcomes = [each for each in found if isinstance(each, Outcome)]
-    assert sum(outcome.bits_flipped for outcome in outcomes) > 20
+    assert sum(outcome.bits_flipped for outcome in outcomes) > 10
     assert sum(outcome.damage_told for outcome in outcomes) > 10
     assert sum(outcome.lost_log for outcome in outcomes) > 0
     assert sum(outcome.openings > 1 for outcome in outcomes) > 20
