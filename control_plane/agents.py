@@ -94,21 +94,22 @@ class Agents:
 
     async def who_is(self, address: str) -> tuple[str, str]:
         """The name of the storage node that answers there, and its zone."""
-        request = storage_pb2.NodeStatusRequest().SerializeToString()
-        answer = await self._transport.call(address, NODE_STATUS, request, timeout_s=CALL_TIMEOUT_S)
-        reply = storage_pb2.NodeStatusReply.FromString(answer)
+        reply = await self._ask_node(address, CALL_TIMEOUT_S)
         return reply.node, reply.az
 
     async def node_status(self, address: str, timeout_s: float) -> NodeReport:
-        request = storage_pb2.NodeStatusRequest().SerializeToString()
-        answer = await self._transport.call(address, NODE_STATUS, request, timeout_s=timeout_s)
-        reply = storage_pb2.NodeStatusReply.FromString(answer)
+        reply = await self._ask_node(address, timeout_s)
         return NodeReport(
             tuple(_segment_report(each) for each in reply.segment),
             reply.free_bytes,
             reply.sync_us,
             reply.failed,
         )
+
+    async def _ask_node(self, address: str, timeout_s: float) -> storage_pb2.NodeStatusReply:
+        request = storage_pb2.NodeStatusRequest().SerializeToString()
+        answer = await self._transport.call(address, NODE_STATUS, request, timeout_s=timeout_s)
+        return storage_pb2.NodeStatusReply.FromString(answer)
 
     async def instance_status(self, address: str, timeout_s: float) -> InstanceReport:
         request = instance_pb2.StatusRequest().SerializeToString()

@@ -114,9 +114,8 @@ class StorageService:
         if timeline.epoch > request.epoch:
             raise InvalidRequest(f"install timeline of epoch {timeline.epoch} in epoch {request.epoch}")
         await segment.install(timeline, Lsn(request.vdl))
-        segment.chain.check_promised(
-            epoch, "install"
-        )  # a newer opening that was promised something meanwhile has not seen it
+        # A newer opening that was promised something meanwhile has not seen it.
+        segment.chain.check_promised(epoch, "install")
         segment.check_membership(request.membership_epoch or _FIRST_MEMBERSHIP)
         self._node.gossip_now()
         left_s = self._node.lease_left_s(segment.volume, epoch)

@@ -111,7 +111,7 @@ def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) ->
     is_key = constraints[:2] == ["primary", "key"] or " primary key" in " " + " ".join(constraints).lower()
     if declared in _SERIALS and not is_key:
         raise SqlError("0A000", f"column {name}: serial is supported for a primary key only")
-    if is_key and "not" not in constraints:
+    if is_key:  # to SQLite that goes without saying for some only
         constraints = [*constraints, "NOT NULL"]
     oid = types.oid_of_decltype(declared)
     if oid == types.NUMERIC:

@@ -64,7 +64,7 @@ def _create_table(tokens: list[Token]) -> Statement:
 
 
 def _keys_are_not_null(tokens: list[Token]) -> list[list[str]]:
-    """In SQLite a primary key's columns may be NULL. The check is worded as PostgreSQL words it (session/errors.py)."""
+    """In SQLite a primary key's columns may be NULL: checks for those of a key that is written after them."""
     found = []
     for item in split(tokens):
         words = [token.text.lower() for token in item]

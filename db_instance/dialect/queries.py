@@ -282,9 +282,8 @@ def _read_literals(tree: exp.Expression, tables: dict[str, TableInfo], catalog: 
         if not literal.is_string or isinstance(literal.parent, exp.Cast):
             continue
         oid = given.get(id(literal)) or _oid_around(literal, tables)
-        if oid not in _READ or (
-            id(literal) in given and oid in _NUMBERS
-        ):  # a column's checks see to its numbers
+        is_number_for_column = id(literal) in given and oid in _NUMBERS  # the column's checks see to it
+        if oid not in _READ or is_number_for_column:
             continue
         try:
             value = types.decode_text(oid, literal.name.encode())

@@ -344,9 +344,7 @@ class Engine:
         if not self.pages.driver.writable:
             raise ReadOnlyVolume("the volume is open read-only: too few storage nodes answer")
         while True:
-            if not self.pages.driver.lease.holds():
-                # Now, and not one after the other when they have the lock.
-                await self.pages.driver.lease.wait()
+            await self._confirm()  # now, and not one after the other when they have the lock
             await self._write_lock.acquire(lock_timeout_s)
             if self.pages.driver.lease.holds():
                 break
@@ -358,10 +356,8 @@ class Engine:
             raise
 
     async def _confirm(self) -> None:
-        """After a commit that changed nothing, which storage has not confirmed: nobody has committed anything else.
-
-        Raises LeaseExpired.
-        """
+        """Wait while nobody confirms that this is still the newest writer: before one's turn to write, and after a
+        commit that changed nothing, which storage has not confirmed. Raises LeaseExpired."""
         if not self.pages.driver.lease.holds():
             await self.pages.driver.lease.wait()
 

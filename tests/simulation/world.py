@@ -131,7 +131,8 @@ class World:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             services = [node.service for node in self.nodes.values() if node.service is not None]
-            for segment in (segment for service in services for segment in service.segments.values()):
+            segments = [segment for service in services for segment in service.segments.values()]
+            for segment in segments:
                 if segment.chain.timeline.epoch > self._newest.epoch:
                     self._newest = segment.chain.timeline
             self._check_new_members()
@@ -142,7 +143,7 @@ class World:
                     task = asyncio.create_task(self._restart(node))
                     task.add_done_callback(self._on_ended)
                     self._restarts.append(task)
-            for segment in (segment for service in services for segment in service.segments.values()):
+            for segment in segments:
                 now = segment.chain.timeline.epoch, segment.chain.durable_scl
                 before = told.get(segment, now)
                 assert now >= before, f"{segment.node} {segment.id}: (epoch, scl) {before}, and later {now}"

@@ -11,6 +11,7 @@ from tests.unit.session.test_session import Connection, rows
     "key",
     [
         "id text primary key",
+        "id text primary key check (id not in ('y'))",
         "id text, primary key (id)",
         "id int, b int, constraint k primary key (id, b)",
         'id int, "b c" int default 1, primary key ("b c", id)',
