@@ -118,6 +118,10 @@ class ExtendedQueries:
 
     async def _start(self, portal: Portal) -> None:
         prepared = portal.prepared
+        if prepared.statement.kind == "ddl":
+            self._execution.check_status(prepared.statement)
+            await self._execution.hold_schema()
+            await self._execution.refresh(prepared)
         portal.running = await self._execution.start(prepared.statement, portal.params, prepared.columns)
 
     async def execute(self, message: Execute) -> None:

@@ -133,12 +133,12 @@ class Session:
             self._at_rest = False
 
     def _idle_error(self) -> FatalError:
-        if self._transaction.in_block or self._transaction.writes:
+        if self._transaction.begun:
             return FatalError("25P03", "terminating connection due to idle-in-transaction timeout")
         return FatalError("57P05", "terminating connection due to idle-session timeout")
 
     def _idle_limit_s(self) -> float | None:
-        if self._transaction.in_block:
+        if self._transaction.begun:  # a sequence without its Sync holds what a block would
             return self._settings.seconds("idle_in_transaction_session_timeout")
         return self._settings.seconds("idle_session_timeout")
 
@@ -258,6 +258,8 @@ class Session:
         finally:
             if timer is not None:
                 timer.cancel()
+        if not self._transaction.in_block:
+            self._extended.close_portals()
         self._ready()
 
     def _start_timer(self) -> asyncio.TimerHandle | None:
@@ -278,6 +280,9 @@ class Session:
         for index, text in enumerate(texts):
             catalog = await self._transaction.catalog()
             statement, values = await self._execution.translate_text(text)
+            if statement.kind == "ddl":
+                await self._execution.hold_schema()
+                statement, values = await self._execution.translate_text(text)
             running = await self._execution.start(statement, values)
             await self._return_all(running)
             if index == len(texts) - 1 and not self._transaction.in_block:

@@ -389,7 +389,10 @@ class Transaction:
         """Undo what came after the savepoint; a failed block goes on from there."""
         depth = self._depth(name)
         if self._hold is not Hold.NOTHING:
-            self._close_rows()
+            if self.status == b"E":
+                self._close_rows()
+            else:
+                await self._hold_rows()  # portals from before the savepoint are read on
             await self._command(f"ROLLBACK TO s{depth}")
             self._catalog = None
         del self._savepoints[depth:]

@@ -148,11 +148,16 @@ class Connection(asyncio.Protocol):
     def poll(self) -> Message | None:
         if self._gone or self._doom is not None or self._taken >= _MESSAGES_A_TURN:
             return None
+        if self._room is not None or self.full:
+            return None
         self._taken += 1
         return self.parser.next_message()
 
     async def receive(self, idle_limit_s: Callable[[], float | None] | None = None) -> Message:
         if self._gone or self._doom is not None:
+            self._raise_if_over()
+        if self._room is not None or self.full:
+            await self.flush()
             self._raise_if_over()
         if self._taken >= _MESSAGES_A_TURN:
             self._taken = 0
@@ -179,6 +184,10 @@ class Connection(asyncio.Protocol):
                 self._send(len(self._out))
             else:
                 await self.flush()
+                self._raise_if_over()
+                message = parse()  # it may have come meanwhile
+                if message is not None:
+                    return message
         self._idle_limit_s = idle_limit_s
         self._arm()
         try:

@@ -1,5 +1,7 @@
 """Primary keys, the numbers that they are given, and tables that others reference."""
 
+import asyncio
+
 import psycopg
 import pytest
 
@@ -88,3 +90,23 @@ async def test_a_table_that_references_itself_can_go(sql: SqlServer) -> None:
         await connection.execute("insert into p values (1, null), (2, 1)")
         await connection.execute("truncate p")
         await connection.execute("drop table p")
+
+
+@pytest.mark.parametrize("prepare", [False, True], ids=["text", "prepared"])
+@pytest.mark.parametrize(("statement", "sqlstate"), [("truncate p", "0A000"), ("drop table p", "2BP01")])
+async def test_a_reference_that_comes_while_one_stands_in_line_counts(
+    sql: SqlServer, statement: str, sqlstate: str, prepare: bool
+) -> None:
+    async with await sql.connect() as one, await sql.connect() as other:
+        await one.execute("create table p (id int primary key)")
+        await one.execute("insert into p values (1)")
+        await one.execute("begin")
+        await one.execute("create table c (id int primary key, p int references p on delete cascade)")
+        await one.execute("insert into c values (1, 1)")
+        standing = asyncio.create_task(other.execute(statement, prepare=prepare))
+        await sql.until(lambda: sql.engine._write_lock.waiting > 0)
+        await one.execute("commit")
+        with pytest.raises(psycopg.Error) as refused:
+            await standing
+        assert refused.value.sqlstate == sqlstate
+        assert await rows(one, "select id from c") == [(1,)]

@@ -298,6 +298,94 @@ async def test_a_client_that_does_not_read_does_not_fill_the_memory(sql: SqlServ
     await other.close()
 
 
+async def test_what_comes_while_an_answer_waits_for_its_client_is_answered(sql: SqlServer) -> None:
+    reader, writer = await introduced(sql)
+    [connection] = sql.server._connections
+    writer.write(query("select repeat('x', 12000000)"))
+    await sql.until(lambda: connection._room is not None)
+    writer.write(query("select 2"))
+    await sql.until(lambda: connection._stepper is not None and not connection._stepper.idle)
+    writer.write(query("select 3"))
+    await sql.until(lambda: connection.parser.waiting_bytes > 0)
+    answers = [await read_until(reader, b"Z") for _ in range(3)]
+    assert [answer[1][1][6:] for answer in answers[1:]] == [b"2", b"3"]
+    writer.close()
+
+
+async def test_a_client_that_pipelines_and_does_not_read_does_not_fill_the_memory(sql: SqlServer) -> None:
+    reader, writer = await introduced(sql)
+    [connection] = sql.server._connections
+    writer.write(query("select repeat('x', 1000000)") * 200)
+    await sql.until(lambda: connection._room is not None)
+    other = await sql.connect()
+    for _ in range(200):
+        await other.execute("select 1")
+    assert connection._transport is not None
+    assert connection._out_bytes + connection._transport.get_write_buffer_size() < 16 * 1024 * 1024
+    for _ in range(200):
+        await read_until(reader, b"Z")
+    writer.close()
+    await other.close()
+
+
+_THOUSAND = "with recursive c(n) as (select 1 union all select n + 1 from c where n < 1000) select n from c"
+
+
+def _execute(portal: bytes, rows: int) -> bytes:
+    return message(b"E", portal + b"\0" + struct.pack(">i", rows)) + message(b"S")
+
+
+async def _open_portal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, begin: str) -> None:
+    """Ten of a thousand rows are read."""
+    for text in ("create table t (n int)", f"insert into t {_THOUSAND}", begin):
+        writer.write(query(text))
+        await read_until(reader, b"Z")
+    writer.write(message(b"P", b"\0select n from t\0\0\0") + message(b"B", b"c\0\0" + bytes(6)))
+    writer.write(_execute(b"c", 10))
+    assert [kind for kind, _ in await read_until(reader, b"Z")][-2:] == [b"s", b"Z"]
+
+
+@pytest.mark.parametrize(
+    "begin", ["begin", "begin; insert into t values (0)", "begin isolation level repeatable read"]
+)
+async def test_a_portal_is_read_on_after_a_rollback_to_a_later_savepoint(sql: SqlServer, begin: str) -> None:
+    reader, writer = await introduced(sql)
+    await _open_portal(reader, writer, begin)
+    writer.write(query("savepoint a; rollback to savepoint a"))
+    await read_until(reader, b"Z")
+    writer.write(_execute(b"c", 0))
+    found = [kind for kind, _ in await read_until(reader, b"Z")]
+    assert found.count(b"D") == 990 + begin.count("insert")
+    writer.close()
+
+
+async def test_a_block_that_a_simple_query_ends_has_no_portals_any_more(sql: SqlServer) -> None:
+    reader, writer = await introduced(sql)
+    await _open_portal(reader, writer, "begin")
+    writer.write(query("commit"))
+    await read_until(reader, b"Z")
+    writer.write(_execute(b"c", 0))
+    [(kind, body), _] = await read_until(reader, b"Z")
+    assert (kind, sqlstate(body)) == (b"E", "34000")
+    writer.close()
+
+
+async def test_a_sequence_without_its_sync_does_not_hold_the_write_lock_for_ever(sql: SqlServer) -> None:
+    reader, writer = await sql.raw()
+    limit = (b"options", b"-c idle_in_transaction_session_timeout=100ms")
+    writer.write(startup(0, b"user", b"app", *limit) + query("create table t (n int)"))
+    for _ in range(2):
+        await read_until(reader, b"Z")
+    writer.write(message(b"P", b"\0insert into t values (1)\0\0\0") + message(b"B", bytes(8)))
+    writer.write(message(b"E", bytes(5)) + message(b"H"))
+    await read_until(reader, b"C")
+    assert sqlstate((await read_until(reader, b"E"))[-1][1]) == "25P03"
+    async with await sql.connect() as other:
+        await other.execute("insert into t values (2)")
+        assert await (await other.execute("select n from t")).fetchall() == [(2,)]
+    writer.close()
+
+
 async def test_stop_tells_the_clients(sql: SqlServer) -> None:
     idle = await sql.connect()
     reader, writer = await introduced(sql)
