@@ -15,7 +15,7 @@ from runtime.events import get_logger
 from runtime.transport import Stream, Transport
 from storage_node.layers.layer_file import LayerReader
 from storage_node.segment_store import Fill, SegmentStore
-from volume.errors import CorruptPage, DeadlineExceeded, PeerUnavailable, VolumeError
+from volume.errors import CorruptPage, DeadlineExceeded, PeerUnavailable, VolumeBusy, VolumeError
 from volume.ids import LSN_ZERO, Lsn
 from volume.limits import CALL_TIMEOUT_S, MIB
 from volume.page import more_checksum
@@ -42,11 +42,13 @@ _SYNC_AHEAD_BYTES: Final = 32 * MIB
 
 
 class Copier:
-    """One node's copying. `served` counts what it did for clients: if it moves, they are served."""
+    """One node's copying. `served` counts what it did for clients: if it moves, they are served. `spare`: how many
+    bytes of the disk the log can do without."""
 
-    def __init__(self, transport: Transport, served: Callable[[], int]) -> None:
+    def __init__(self, transport: Transport, served: Callable[[], int], spare: Callable[[], int]) -> None:
         self._transport = transport
         self._served = served
+        self._spare = spare
         self._served_before = 0
         self._busy = False
 
@@ -115,17 +117,21 @@ class Copier:
         syncing: asyncio.Task[None] | None = None
         try:
             for layer in listed.layer:
+                if fill.bytes_total - fill.bytes_done > self._spare():
+                    raise VolumeBusy(
+                        f"copy {fill.bytes_total} bytes of {segment.id}: the disk has no room for them"
+                    )
                 name = segment.layers.new_name("copied", Lsn(0), Lsn(0))
                 copied[name] = layer.crc
                 file = segment.layers.create(name)
                 try:
                     await self._copy_layer(stream, segment, layer, file, fill)
+                    # The disk syncs one layer while the next one comes.
+                    if syncing is not None:
+                        await syncing
                 except BaseException:
                     file.close()
                     raise
-                # The disk syncs one layer while the next one comes.
-                if syncing is not None:
-                    await syncing
                 syncing = asyncio.create_task(self._sync(file, layer, name))
             if syncing is not None:
                 await syncing

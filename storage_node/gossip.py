@@ -52,7 +52,7 @@ class Gossip:
         self._copying: dict[SegmentStore, asyncio.Task[None]] = {}
         self._filled: set[SegmentStore] = set()
         """Replacements that have a peer's layers: gossip brings the rest."""
-        self.copier = Copier(transport, lambda: node.batches + node.pages_read)
+        self.copier = Copier(transport, lambda: node.batches + node.pages_read, lambda: node.spare_bytes)
 
     def now(self) -> None:
         """Do not wait for the next turn: someone waits for us to be complete."""

@@ -1,5 +1,6 @@
 """A segment's manifest: what it must say before anyone is told, as a line of JSON and a line with its crc32c."""
 
+import errno
 import json
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ def read_manifest(disk: Disk, folder: str) -> dict[str, Any]:
     file = FromTheMedium(disk.open(f"{folder}/{MANIFEST}"))
     try:
         data = file.read(0, file.size)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CorruptRecord(f"open {folder}/manifest: {error}") from None
     finally:
         file.close()
     line, _, rest = data.partition(b"\n")

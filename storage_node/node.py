@@ -447,7 +447,7 @@ class StorageNode:
         if wanted.kind == "drop":
             await segment.finish(wanted, None)
             return
-        if self._disk.free_bytes() < _ROOM_BYTES + sum(info.size_bytes for info in wanted.inputs):
+        if self.spare_bytes < sum(info.size_bytes for info in wanted.inputs):
             return  # what is left is for the log
         timeline = segment.chain.timeline
         folder = f"segments/{segment.volume}-{segment.id.group}"
@@ -496,6 +496,11 @@ class StorageNode:
                 out_of_room=is_out_of_room(error),
             )
             self._room.set()
+
+    @property
+    def spare_bytes(self) -> int:
+        """What layers may take of the disk: the rest is for the log."""
+        return self._disk.free_bytes() - _ROOM_BYTES
 
     @property
     def free_bytes(self) -> int:

@@ -470,8 +470,15 @@ class SegmentStore:
         and are removed. The chain goes on from them only once the manifest names them: nobody may be told of
         what a crash would take back.
         """
+        return await uninterrupted(self._adopt(copied, complete, timeline))
+
+    async def _adopt(self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline) -> bool:
         async with self.lock:
-            self.check()
+            try:
+                self.check()
+            except VolumeError:
+                self.layers.discard(copied)
+                raise
             if complete <= self.chain.scl or timeline.epoch != self.chain.timeline.epoch:
                 self.layers.retire(copied)
                 return False
@@ -515,6 +522,11 @@ class SegmentStore:
         """As `adopt`, when some of our layers are damaged. The log that came after them is kept, so that the
         SCL does not fall below what we have acknowledged and counts: whoever relies on this copy may go on.
         False: these layers end before ours did, or belong to an older timeline."""
+        return await uninterrupted(self._mend(copied, complete, timeline, known_vdl))
+
+    async def _mend(
+        self, copied: Mapping[str, int], complete: Lsn, timeline: Timeline, known_vdl: Lsn
+    ) -> bool:
         async with self.lock:
             chain = self.chain
             if (

@@ -189,7 +189,10 @@ class LayerReader:
         return self._last_block[1]
 
     def _read(self, offset: int, size: int) -> bytes:
-        data = self._file.read(offset, size)
+        try:
+            data = self._file.read(offset, size)
+        except OSError as error:  # what the medium does not give back is damaged as what it gives back wrong
+            raise CorruptPage(f"read layer {self.name} at byte {offset}: {error}") from None
         if len(data) != size:
             raise CorruptPage(f"read layer {self.name} at byte {offset}: {len(data)} of {size} bytes")
         return data

@@ -1,0 +1,108 @@
+"""Layers are copied for nothing: what they took of the disk is free again, and the log never lacks it."""
+
+import asyncio
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from runtime.disk import RealDisk
+from storage_node import server
+from storage_node.segment_store import SegmentStore
+from tests.simulation.sim_disk import SimDisk
+from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, framed
+from tests.unit.storage_node.test_copying import _FILLING, Seven, _with_seven
+from tests.unit.storage_node.test_segment_store import _FOLDER, _copied, _opened, _with_store
+from tests.unit.volume.quorum_model import quorum_set
+from volume.errors import CorruptPage, VolumeError
+from volume.ids import LSN_ZERO, Epoch, GroupId, SegmentId
+from volume.log_batch import read_header, seal_frame
+from volume.redo_record import encode_record
+
+_OTHER = GroupId(1)
+
+
+@pytest.mark.parametrize("meanwhile", ["damaged", "removed"])
+def test_layers_copied_for_a_segment_that_cannot_take_them_any_more_are_removed(meanwhile: str) -> None:
+    async def work(disk: SimDisk, log: GroupLog, peer: SegmentStore) -> None:
+        other = SimDisk(random.Random(2))
+        ours = await _opened(other, log)
+        peer.offer(*framed([log.write(1), log.write(2)]))
+        await peer.flush()
+        copied = await _copied(peer, disk, ours)
+        if meanwhile == "damaged":
+            ours.fail("a read met a flipped bit", mendable=True)
+        else:
+            await ours.join(quorum_set("s7 s2 s3 s4 s5 s6", epoch=4), Epoch(0))
+        with pytest.raises(VolumeError):
+            await ours.adopt(copied, peer.flushed_lsn, log.timeline)
+        assert other.list(_FOLDER) == ["manifest"]
+
+    _with_store(work)
+
+
+def _open_below(folder: Path) -> list[str]:
+    """The files in the folder that this process has open, also those that are deleted and take up the disk still."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+        except FileNotFoundError:
+            continue  # that of the listing
+    return [path for path in found if path.startswith(str(folder))]
+
+
+async def test_a_copy_that_comes_to_nothing_keeps_no_file_open(tmp_path: Path) -> None:
+    seven = Seven()
+    await seven.start()
+    layers = seven.segment("a").layers
+    # An older release wrote them, without checksums of the files, and the newest one is damaged.
+    layers.layers = tuple(replace(info, crc=0) for info in layers.layers)
+    seven.disks["a"]._names[f"segments/7-0/{layers.layers[0].name}"].data[40] ^= 1
+    segment = SegmentStore(cast(Any, RealDisk(tmp_path)), "g", VOLUME, SegmentId(GROUP, 5), _FILLING)
+    source = next(peer for peer in segment.peers if peer.node == "a")
+    for _ in range(3):
+        with pytest.raises(CorruptPage):
+            await seven.nodes["g"].gossip.copier.copy(source, segment)
+    left = _open_below(tmp_path)
+    await seven.stop()
+    assert left == []
+
+
+def test_a_copy_for_which_there_is_no_room_leaves_what_there_is_to_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "LAYER_CHUNK_BYTES", 64)
+
+    async def work(seven: Seven) -> None:
+        node, disk, log = seven.nodes["g"], seven.disks["g"], GroupLog()
+        await node.create_segment(VOLUME, SegmentId(_OTHER, 5), quorum_set("a b c d e g"))
+        serving = node.segment(VOLUME, _OTHER)
+        await serving.promise(Epoch(1))
+        await serving.install(log.timeline, LSN_ZERO)
+        await seven.append(*range(1, 301))
+        for name in "abcdef":
+            await seven.nodes[name].flush(seven.segment(name))
+        newest, other, oldest = (info.size_bytes for info in seven.segment("a").layers.layers)
+        room = newest + other + oldest // 2  # five times what the log needs
+        monkeypatch.setattr(disk, "_capacity", disk._capacity - disk.free_bytes() + room)
+        await seven.begin()
+        await seven.until(lambda: seven.nodes["g"].gossip._copying != {})
+        disk.faults.sync_s = (0.2, 0.2)
+        appends = []
+        for _ in range(60):
+            record = log.write(1)
+            of_log = (record.lsn, record.lsn, LSN_ZERO)
+            frame = seal_frame(
+                VOLUME, _OTHER, Epoch(1), record.group_prev_lsn, [encode_record(record)], *of_log
+            )
+            frames = [(read_header(frame), frame)]
+            appends.append(asyncio.create_task(node.append(VOLUME, Epoch(1), frames, LSN_ZERO, LSN_ZERO)))
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*appends)
+        assert (serving.state, serving.chain.durable_scl) == ("ok", log.end)
+
+    _with_seven(work)
