@@ -23,7 +23,7 @@ from storage_node.layers.compaction import ImageWriting, Plan, plan
 from storage_node.layers.layer_map import LayerInfo, LayerMap, Opened, Rest, rest_of_the_loop
 from storage_node.manifest import MANIFEST, MANIFEST_FORMAT, read_manifest, write_manifest
 from storage_node.peer_log import PeerLog
-from storage_node.segment.chain import Chain, Report, keys_in, report
+from storage_node.segment.chain import Chain, Report, key_runs, keys_in, report
 from storage_node.segment.memory_table import MemoryTable
 from volume.errors import (
     CorruptPage,
@@ -293,13 +293,18 @@ class SegmentStore:
             await self.save()
             return newer
 
+    async def prepare_report(self) -> None:
+        """Have at hand what a report needs of the layers."""
+        with self.noticing_damage():
+            await self.layers.read_runs(self.chain.known_vdl)
+
     def report(self) -> Report:
         """The tail above the known VDL. Everything in memory is taken to be synced."""
         vdl = self.chain.known_vdl
         tables = [*self._flushing.frames_after(vdl), *self.memory.frames_after(vdl)]
         frames = [*tables, *self.chain.held_frames]
         with self.noticing_damage():
-            return report(chain(self.layers.keys_after(vdl), keys_in(frames)), self.chain.scl, vdl)
+            return report(chain(self.layers.runs_after(vdl), key_runs(keys_in(frames))), self.chain.scl, vdl)
 
     async def install(self, timeline: Timeline, vdl: Lsn) -> None:
         """Adopt a newer timeline, durably. One that is not newer changes nothing of the log."""

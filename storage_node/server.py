@@ -90,6 +90,7 @@ class StorageService:
         await segment.promise(Epoch(request.epoch))
         if segment.filling:
             return storage_pb2.PromiseReply(filling=True).SerializeToString()
+        await segment.prepare_report()
         scl, known_vdl, timeline = segment.chain.scl, segment.chain.known_vdl, segment.chain.timeline
         tail = segment.report()
         # In this order: gossip goes on meanwhile, and only what is on disk may be told.

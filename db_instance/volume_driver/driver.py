@@ -104,7 +104,7 @@ class VolumeDriver:
         self._dice = dice
         self._settings = settings
         self._calls = SegmentCalls(transport, layout.volume, layout.epoch)
-        self._calls.timeline_epoch = opened.timeline_epoch
+        self._calls.timeline_epochs = opened.timeline_epochs
         self.lease = LeaseKeeper(self, control, clock, settings.read_timeout_s)
         self.membership_version = 0
         self._frontier = DurableFrontier(recovered.vdl)
@@ -461,13 +461,9 @@ class VolumeDriver:
     async def ensure_groups(self, page_count: int) -> None:
         """Grow the volume by whole groups until `page_count` pages fit."""
         while self.needs_groups(page_count):
-            if self._growing is None:
+            if self._growing is None or self._growing.done():
                 self._growing = asyncio.ensure_future(self._grow())
-            try:
-                await asyncio.shield(self._growing)
-            finally:
-                if self._growing is not None and self._growing.done():
-                    self._growing = None
+            await asyncio.shield(self._growing)
 
     async def _grow(self) -> None:
         group = GroupId(len(self._frontier.groups))

@@ -275,6 +275,10 @@ class NodeClient:
                     owner.on_stale_members()
                 reason = error
                 continue
+            if owner.members(group) is not membership:
+                # What a segment has answered need not be true of the one that is a member now, if there is one.
+                self._rejoin = True
+                continue
             self._joined.add(group)
             owner.on_joined(group, self.node, installed.scl)
         if not self._joined and reason is not None:

@@ -48,8 +48,9 @@ class Opened:
     scl: dict[GroupId, dict[str, Lsn]]
     """SCL by node of the segments that have the timeline."""
     writable: bool
-    timeline_epoch: Epoch
-    """Segments whose timeline is older must not answer reads."""
+    timeline_epochs: dict[GroupId, Epoch]
+    """By group: segments whose timeline is older must not answer reads. An opening that broke off may have installed
+    its own in one group only; what it annulled there nobody reads."""
     leases_end_s: float = 0.0
     """By our clock: when no older writer answers reads any more."""
 
@@ -78,7 +79,10 @@ async def open_volume(control: ControlClient, transport: Transport, clock: Clock
             group: {node: tail.scl for node, tail in found.items() if tail is not None}
             for group, found in promised.items()
         }
-        newest = max(tail.timeline.epoch for tail in tails)
+        newest = {
+            group: max(tail.timeline.epoch for tail in tails if tail.group == group)
+            for group in layout.groups
+        }
         # An older writer's lease is confirmed by four: by none of those that have promised, from now on.
         leases_end = max(clock.monotonic() + LEASE_S, granted_s + layout.lease_left_s)
         return Opened(layout, recovered, scl, False, newest, leases_end)
@@ -94,7 +98,7 @@ async def open_volume(control: ControlClient, transport: Transport, clock: Clock
         took_ms=round(1000 * (now - started), 1),
         leases_ms=round(1000 * max(0.0, leases_end - now), 1),
     )
-    return Opened(layout, recovered, scl, True, layout.epoch, leases_end)
+    return Opened(layout, recovered, scl, True, dict.fromkeys(layout.groups, layout.epoch), leases_end)
 
 
 def _promise(

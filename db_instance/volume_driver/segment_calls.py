@@ -1,5 +1,6 @@
 """The single requests an instance makes of a storage node: translate, call, translate."""
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import lz4.block
@@ -32,8 +33,8 @@ class SegmentCalls:
         self._transport = transport
         self._volume = volume
         self._epoch = epoch
-        self.timeline_epoch = Epoch(0)
-        """Segments whose timeline is older than this must not answer reads."""
+        self.timeline_epochs: Mapping[GroupId, Epoch] = {}
+        """By group: segments whose timeline is older than this must not answer reads. Ours, if nothing is said."""
         self._readers: dict[str, PageReader] = {}
 
     async def promise(self, member: Member, group: GroupId, membership: int) -> SegmentTail | None:
@@ -98,7 +99,7 @@ class SegmentCalls:
             read_lsn=read_lsn,
             required_scl=required_scl,
             page=pages,
-            timeline_epoch=self.timeline_epoch,
+            timeline_epoch=self.timeline_epochs.get(group, self._epoch),
         )
         reader = self._readers.get(address)
         if reader is None:

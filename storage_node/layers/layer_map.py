@@ -21,13 +21,13 @@ import lz4.block
 
 from runtime.disk import Disk, File, FromTheMedium
 from storage_node.layers.layer_file import KIND_DELTA, KIND_IMAGE, Entry, LayerReader, LayerWriter
+from storage_node.segment.chain import KeyRun, key_runs
 from volume.errors import CorruptPage, VolumeError
 from volume.ids import LSN_ZERO, Epoch, Lsn, PageNumber
 from volume.limits import PAGE_SIZE_BYTES
 from volume.page import ZERO_PAGE
 from volume.redo_record import (
     FLAG_WHOLE_PAGE,
-    RecordKey,
     RedoRecord,
     apply_records,
     encode_record,
@@ -105,6 +105,8 @@ class LayerMap:
         self._ends: dict[str, Lsn] = {}
         """Of delta layers whose end is annulled: the last LSN that counts, in the timeline of `_ends_in`."""
         self._ends_in = Epoch(0)
+        self._runs: dict[str, list[KeyRun]] = {}
+        """Of delta layers that reached above the known VDL when someone asked."""
         self.layers: tuple[LayerInfo, ...] = ()
         self.retained_from = LSN_ZERO
         """Reads below this LSN may miss what was collected."""
@@ -388,10 +390,27 @@ class LayerMap:
         found = [record for entry in reader.entries() for record in iter_records(reader.blob(entry))]
         return sorted(found, key=attrgetter("lsn"))
 
-    def keys_after(self, lsn: Lsn) -> Iterator[RecordKey]:
-        """What the delta layers hold above `lsn`, ascending; one layer in memory at a time."""
+    async def read_runs(self, lsn: Lsn, rest: Rest = rest_of_the_loop) -> None:
+        """Have at hand what `runs_after` tells: it has to read every record of the layers that reach above `lsn`, and
+        of a large transaction, before its end, there are many. What was read is remembered, so that whoever could
+        not wait so long may ask again."""
+        infos = list(self.log_layers_after(lsn))
+        names = {info.name for info in infos}
+        self._runs = {name: runs for name, runs in self._runs.items() if name in names}
+        for info in infos:
+            if info.name not in self._runs and info.name in self._readers:
+                self._runs_of(info.name)
+                await rest()
+
+    def runs_after(self, lsn: Lsn) -> Iterator[KeyRun]:
+        """What the delta layers that reach above `lsn` hold, ascending; one layer in memory at a time."""
         for info in self.log_layers_after(lsn):
-            yield from (key_of(record) for record in self.records_of(info.name) if record.lsn > lsn)
+            yield from self._runs_of(info.name)
+
+    def _runs_of(self, name: str) -> list[KeyRun]:
+        if name not in self._runs:
+            self._runs[name] = key_runs(key_of(record) for record in self.records_of(name))
+        return self._runs[name]
 
     def last_counted(self, limit: Lsn, timeline: Timeline) -> Lsn:
         """The last LSN at or below `limit` that is in a layer and counts; 0 if there is none."""

@@ -167,24 +167,55 @@ class Report(NamedTuple):
     chain_base: Lsn
 
 
-def report(keys: Iterable[RecordKey], scl: Lsn, known_vdl: Lsn) -> Report:
+class KeyRun(NamedTuple):
+    """Records of one group whose LSNs follow each other: each one's previous is the one before."""
+
+    first: Lsn
+    last: Lsn
+    previous: Lsn
+    """Of the first."""
+    cpls: tuple[Lsn, ...]
+
+
+def key_runs(keys: Iterable[RecordKey]) -> list[KeyRun]:
+    """The same in short, of keys that ascend (a record may come twice)."""
+    runs: list[KeyRun] = []
+    cpls: list[Lsn] = []
+    first = last = before = LSN_ZERO
+    for lsn, previous, is_cpl in keys:
+        if lsn <= last:
+            continue
+        if lsn != last + 1 or previous != last or not last:
+            if last:
+                runs.append(KeyRun(first, last, before, tuple(cpls)))
+            first, before, cpls = lsn, previous, []
+        last = lsn
+        if is_cpl:
+            cpls.append(lsn)
+    return [*runs, KeyRun(first, last, before, tuple(cpls))] if last else runs
+
+
+def report(held: Iterable[KeyRun], scl: Lsn, known_vdl: Lsn) -> Report:
     """From what is held, ascending (a record may come twice), to runs and CPLs above known_vdl."""
     runs: list[tuple[Lsn, Lsn]] = []
     cpls: list[Lsn] = []
     chain_base = scl
-    for lsn, previous, is_cpl in keys:
-        if lsn <= known_vdl:
+    told = known_vdl
+    for first, last, previous, own_cpls in held:
+        if last <= known_vdl:
             continue
-        if lsn <= scl and chain_base >= lsn:
+        if first <= known_vdl:
+            first, previous = Lsn(known_vdl + 1), known_vdl
+        if first <= scl and chain_base >= first:
             chain_base = previous
-        if runs and lsn <= runs[-1][1]:
+        if last <= told:
             continue
-        if runs and runs[-1][1] == lsn - 1:
-            runs[-1] = (runs[-1][0], lsn)
+        if runs and runs[-1][1] >= first - 1:
+            runs[-1] = (runs[-1][0], last)
         else:
-            runs.append((lsn, lsn))
-        if is_cpl:
-            cpls.append(lsn)
+            runs.append((first, last))
+        cpls += [cpl for cpl in own_cpls if cpl > told]
+        told = last
     return Report(runs, cpls, chain_base)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage_node.segment import chain as chain_module
-from storage_node.segment.chain import NOTHING, Chain, keys_in, report
+from storage_node.segment.chain import NOTHING, Chain, key_runs, keys_in, report
 from tests.unit.storage_node.log_model import GroupLog, cut, frame_of, framed
 from volume.errors import StaleEpoch, StaleTimeline
 from volume.ids import LSN_ZERO, Epoch, Lsn
@@ -238,7 +238,8 @@ def test_a_report_agrees_with_sets(
     # Layers keep what was annulled later; above the gap some frames are held.
     held = [each for each in log.records if each.lsn <= scl or data.draw(st.booleans())]
     twice = sorted([*map(key_of, held), *(key_of(each) for each in held if data.draw(st.booleans()))])
-    found = report(twice, scl, vdl)
+    found = report([run for key in twice for run in key_runs([key])], scl, vdl)
+    assert found == report(key_runs(twice), scl, vdl)
     above = {each.lsn for each in held if each.lsn > vdl}
     assert {lsn for first, last in found.runs for lsn in range(first, last + 1)} == above
     assert all(last + 1 < first for (_, last), (first, _) in pairwise(found.runs))

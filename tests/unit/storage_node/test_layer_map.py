@@ -18,7 +18,7 @@ from tests.unit.storage_node.log_model import GroupLog
 from volume.errors import CorruptPage
 from volume.ids import LSN_ZERO, Lsn, PageNumber
 from volume.page import ZERO_PAGE
-from volume.redo_record import RedoRecord, encode_record, key_of
+from volume.redo_record import RedoRecord, encode_record
 
 PAGES = range(1, 6)
 
@@ -153,9 +153,9 @@ def test_log_and_ends_agree_with_the_list_of_records(played: list[tuple[str, int
         start = layers.log_start
         for lsn in _lsns(layered):
             if lsn >= start:
-                assert list(layers.keys_after(Lsn(lsn))) == [
-                    key_of(each) for each in flushed if each.lsn > lsn
-                ]
+                runs = list(layers.runs_after(Lsn(lsn)))
+                held = [at for run in runs for at in range(run.first, run.last + 1) if at > lsn]
+                assert held == [each.lsn for each in flushed if each.lsn > lsn]
             if lsn >= layers.retained_from:
                 counted = (each.lsn for each in flushed if each.lsn <= lsn and timeline.counts(each.lsn))
                 assert layers.last_counted(Lsn(lsn), timeline) == max(counted, default=0)

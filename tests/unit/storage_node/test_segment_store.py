@@ -15,7 +15,7 @@ from storage_node.layers import layer_map
 from storage_node.layers.compaction import ImageWriting
 from storage_node.segment.chain import Chain
 from storage_node.segment_store import SegmentStore
-from tests.simulation.sim_disk import SimDisk
+from tests.simulation.sim_disk import SimDisk, SimFile
 from tests.simulation.virtual_loop import run
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, cut, framed
 from tests.unit.volume.quorum_model import quorum_set
@@ -874,5 +874,42 @@ def test_a_segment_that_is_erased_leaves_nothing_behind() -> None:
         assert disk.list(_FOLDER) == []
         for found in (disk.durable_copy(), disk.crash()):
             assert not found.exists(_MANIFEST)
+
+    _with_store(work)
+
+
+def test_what_layers_hold_of_a_long_tail_is_read_once_however_often_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large transaction stopped half way: no VDL covers any of it. Who opens the volume waits five seconds for each
+    promise, and asks again: it must not take as long each time."""
+    read, reads = SimFile.read, 0
+
+    def counted(file: SimFile, offset: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return read(file, offset, size)
+
+    async def work(disk: SimDisk, log: GroupLog, store: SegmentStore) -> None:
+        for _ in range(5):
+            store.offer(*framed([log.write(1) for _ in range(10)]))
+            _synced(store)
+            await store.flush()
+        monkeypatch.setattr(SimFile, "read", counted)
+        preparing = asyncio.create_task(store.prepare_report())
+        await asyncio.sleep(0)
+        preparing.cancel()  # nobody waited so long
+        await asyncio.gather(preparing, return_exceptions=True)
+        of_one_layer = reads
+        await store.prepare_report()
+        assert reads == 5 * of_one_layer
+        for _ in range(3):
+            told = store.report()
+            assert (told.runs, told.chain_base) == ([(1, 50)], LSN_ZERO)
+        assert reads == 5 * of_one_layer
+        # What comes after it is told as well.
+        store.offer(*framed([log.write(1)]))
+        await store.flush()
+        assert store.report().runs == [(1, 51)]
 
     _with_store(work)

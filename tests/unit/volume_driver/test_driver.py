@@ -554,6 +554,117 @@ def test_an_opening_waits_for_slots(
     run(main())
 
 
+def test_growth_that_failed_for_one_who_went_away_is_tried_again_for_the_next() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        world.cut("w", "control")
+        grows = asyncio.create_task(driver.ensure_groups(driver.pages_per_group + 1))
+        await asyncio.sleep(1)
+        grows.cancel()
+        await asyncio.sleep(30)
+        world.network.heal()
+        await driver.ensure_groups(driver.pages_per_group + 1)
+        assert not driver.needs_groups(driver.pages_per_group + 1)
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_a_node_that_joins_while_it_leaves_a_group_does_not_end_the_writer() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await driver.ensure_groups(driver.pages_per_group + 1)
+        await world.commit(driver)
+        assert list(driver.nodes["e"].groups) == [0, 1]
+        world.network.kill("e")
+        await world.nodes.pop("e").stop()
+        await world.begin(4, "g")
+        await world.tell(*"abcdfg")
+        await _soon(lambda: driver.group_scl()[_GROUP].get("g") == driver.vdl)
+        # E is back, and hears nothing of its peers and the control plane yet.
+        for other in (*"abcdfg", "control"):
+            world.cut("e", other)
+        world.disks["e"] = world.disks["e"].durable_copy()
+        await world.start_node("e", "az3")
+        usual, world.network.faults.latency_s = world.network.faults.latency_s, (1.5, 1.5)
+        await asyncio.sleep(1.2)  # the writer is asking it
+        world.network.faults.latency_s = usual
+        await world.end(4)
+        await world.tell("a")
+        await _soon(lambda: driver.members(_GROUP).epoch == 3, 0.2)
+        assert not driver.nodes["e"].connected
+        await _soon(lambda: driver.nodes["e"].connected)
+        await world.commit(driver)
+        await asyncio.sleep(0.5)
+        assert not driver.fenced.done(), driver.fenced
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_what_a_segment_answered_before_it_was_given_up_does_not_count_for_the_next_one() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await world.commit(driver)
+        await world.begin(5, "g")
+        await world.tell()
+        await _soon(lambda: driver.group_scl()[_GROUP].get("g") == driver.vdl)
+        for other in (*"abcdef", "control"):
+            world.cut("g", other)  # it hears of no members any more
+        world.cut("w", *"bdef")
+        lsn = world.append(driver)
+        await _soon(lambda: driver.group_scl()[_GROUP]["g"] == lsn)
+        usual, world.network.faults.latency_s = world.network.faults.latency_s, (1.0, 1.0)
+        driver.nodes["g"].rejoin()  # as after any break of its stream
+        await asyncio.sleep(0.01)
+        world.network.faults.latency_s = usual
+        await world.end(5, keep_new=False)
+        epoch = (await world.group()).membership_epoch
+        await world.metadata.begin_change("main", _GROUP, epoch, 4, NodeId("g"), Reason.REPAIR)
+        await world.tell("a")
+        await _soon(lambda: driver.members(_GROUP).epoch == 4, 0.5)
+        assert driver.group_scl()[_GROUP]["g"] == 0
+        for other in "de":
+            world.network.heal(other)
+            world.cut("g", other)
+        await _soon(lambda: {driver.group_scl()[_GROUP][name] for name in "acde"} == {lsn}, 10.0)
+        assert driver.vdl < lsn, "of the slot of E and G only E has it: G's new segment has not been made yet"
+        await driver.stop()
+
+    _in_world(story)
+
+
+def test_an_opening_that_broke_off_in_one_group_keeps_nobody_from_reading_another() -> None:
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        await driver.ensure_groups(driver.pages_per_group + 1)
+        await world.commit(driver)
+        await driver.stop()
+        control, host = world.control_of("x")
+        opening_task = asyncio.create_task(open_volume(control, host, SimClock()))
+        stores = [store for node in world.nodes.values() for store in node.segments.values()]
+        while not all(store.chain.promised == 2 for store in stores):
+            await asyncio.sleep(0.0001)
+        for other in "abcdeg":
+            world.network.cut(
+                "x", other
+            )  # what they have promised arrives, what is asked of them next does not
+        with pytest.raises(QuorumLost):
+            await opening_task
+        assert world.nodes["f"].segment(driver.volume, _GROUP).chain.timeline.epoch == 2
+        assert (driver.volume, GroupId(1)) not in world.nodes["f"].segments
+        for name in "bcd":
+            world.network.kill(name)
+            await world.nodes.pop(name).stop()
+        reading = await world.open("y")
+        assert not reading.writable
+        for page in (PageNumber(1), PageNumber(driver.pages_per_group + 1)):
+            await reading.read_pages([page], reading.vdl)
+        await reading.stop()
+
+    _in_world(story)
+
+
 # Leases
 
 
