@@ -27,6 +27,7 @@ _NEXT_CONSTRAINT: Final = {
     "generated",
 }
 """Words that begin a constraint, and so end what is before it."""
+_TIMES: Final = frozenset((types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ))
 _INTEGER_BITS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
 
 
@@ -107,7 +108,7 @@ def column(item: list[Token]) -> list[str]:
 
 
 def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) -> list[str]:
-    constraints = _constraints(rest)
+    constraints = _constraints(rest, types.oid_of_decltype(declared))
     is_key = constraints[:2] == ["primary", "key"] or " primary key" in " " + " ".join(constraints).lower()
     if declared in _SERIALS and not is_key:
         raise SqlError("0A000", f"column {name}: serial is supported for a primary key only")
@@ -159,15 +160,18 @@ def _range_check(name: str, oid: int) -> list[str]:
     return [f'CONSTRAINT "{told}" CHECK ({name} BETWEEN {-(1 << bits)} AND {(1 << bits) - 1})']
 
 
-def _constraints(rest: list[Token]) -> list[str]:
-    """A column's constraints, each part of it one text."""
+def _constraints(rest: list[Token], oid: int) -> list[str]:
+    """A column's constraints, each part of it one text. A time that is its default becomes one of its type."""
     parts: list[str] = []
     at = 0
     while at < len(rest):
         word = rest[at].text.lower()
         if word == "default":
             end = _end_of_default(rest, at + 1)
-            parts += ["DEFAULT", f"({expression(_source(rest[at + 1 : end]))})"]
+            default = _source(rest[at + 1 : end])
+            if oid in _TIMES and end > at + 2:  # neither NULL nor a literal
+                default = f"({default})::{types.type_name(oid)}"
+            parts += ["DEFAULT", f"({expression(default)})"]
         elif word == "generated" and (end := _end_of_identity(rest, at)):
             pass
         else:

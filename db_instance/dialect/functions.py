@@ -48,6 +48,15 @@ def _float(value: Any) -> float:
     return found
 
 
+def _text(value: Any) -> str:
+    """A cast to text of what may be a float: 100, where SQLite says 100.0."""
+    return value if isinstance(value, str) else types.encode_text(types.TEXT, value).decode()
+
+
+def _boolean_text(value: Any) -> str:
+    return "true" if value else "false"
+
+
 def _read_as(oid: int) -> Callable[[Any], Any]:
     """A cast of what SQLite holds to a type that is no number: it would read the text as a number, up to the hyphen."""
 
@@ -139,6 +148,8 @@ FUNCTIONS: Final[list[Function]] = [
     ("sixfold_integer", 1, _strict(_integer), True),
     ("sixfold_boolean", 1, _strict(_boolean), True),
     ("sixfold_float", 1, _strict(_float), True),
+    ("sixfold_text", 1, _strict(_text), True),
+    ("sixfold_boolean_text", 1, _strict(_boolean_text), True),
     *((name, 1, _strict(_read_as(oid)), True) for oid, name in READ_AS.items()),
     ("sixfold_quotient", 2, _strict(_quotient), True),
     ("sixfold_remainder", 2, _strict(_remainder), True),

@@ -30,6 +30,7 @@ _STARTS: Final = re.compile(r"\s*(?:select|insert|update|delete)\b", re.IGNORECA
 _PIECE: Final = re.compile(
     r"""
     (?P<string>'(?:[^']|'')*')
+  | (?P<float>(?<![\w.$])(?:\d+\.?\d*|\.\d+)[eE][+-]?\d+)
   | (?P<number>(?<![\w.$])\d+(?![\w.]))
   | (?P<word>[^\W\d][\w$]*)
   | (?P<operator><=|>=|<>|!=|[=<>+\-*,(])

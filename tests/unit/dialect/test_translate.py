@@ -13,12 +13,17 @@ from db_instance.engine.schema import read_schema
 _T = """CREATE TABLE t (id serial PRIMARY KEY, n int, s varchar(5), b boolean DEFAULT false, f double precision)"""
 _ROWS = "INSERT INTO t (n, s, b, f) VALUES (1, 'a', true, 1.5), (2, 'b', false, 2), (3, NULL, NULL, NULL)"
 
+_GROUPS = (
+    "CREATE TABLE w (n int, g int)",
+    "INSERT INTO w VALUES (6, NULL), (3, 1), (5, 2), (2, 1), (4, 2), (1, 1)",
+)
+
 
 def _connection() -> apsw.Connection:
     connection = apsw.Connection(":memory:")
     for name, arguments, function, deterministic in FUNCTIONS:
         connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
-    for sql in (_T, _ROWS):
+    for sql in (_T, _ROWS, *_GROUPS):
         _run(connection, sql)
     return connection
 
@@ -47,6 +52,18 @@ def _run(connection: apsw.Connection, sql: str, *params: Any) -> list[tuple[Any,
         ("SELECT CASE WHEN n > 1 THEN 'big' ELSE 'small' END FROM t ORDER BY n LIMIT 2", [("small",), ("big",)]),
         ("WITH x AS (SELECT n FROM t WHERE n > 1) SELECT * FROM x ORDER BY 1", [(2,), (3,)]),
         ("SELECT n FROM t ORDER BY n OFFSET 1 FETCH FIRST 1 ROWS ONLY", [(2,)]),
+        ("SELECT DISTINCT ON (g) n, g FROM w ORDER BY g, n LIMIT 2", [(1, 1), (4, 2)]),
+        ("SELECT DISTINCT ON (g) n FROM w ORDER BY g DESC, n OFFSET 1", [(4,), (1,)]),
+        ("SELECT DISTINCT ON (g) * FROM w ORDER BY g, n DESC", [(3, 1), (5, 2), (6, None)]),
+        ("SELECT DISTINCT ON (g) n * 2 AS m, g FROM w ORDER BY 2, m LIMIT 1", [(2, 1)]),
+        ("SELECT sum(n) FROM (SELECT DISTINCT ON (g) n FROM w ORDER BY g, n LIMIT 2) AS q", [(5,)]),
+        ("WITH q AS (SELECT DISTINCT ON (w.g) w.n FROM w ORDER BY w.g, w.n) SELECT n FROM q ORDER BY n", [(1,), (4,), (6,)]),
+        ("SELECT '007' || n, '#' || n, n || '' FROM t WHERE n = 1", [("0071", "#1", "1")]),
+        ("SELECT 'x' || n * 2, n + 1 || 'x' FROM t WHERE n = 2", [("x4", "3x")]),
+        ("SELECT b::text, 'is ' || b FROM t ORDER BY id", [("true", "is true"), ("false", "is false"), (None, None)]),
+        ("SELECT f::text, f || 's', (n > 1)::text FROM t WHERE n = 2", [("2", "2s", "true")]),
+        ("SELECT 'abcdef'::varchar(3), n::varchar FROM t WHERE n = 2", [("abc", "2")]),
+        ("SELECT n FROM t WHERE s || '%' LIKE 'b!%' ESCAPE '!'", [(2,)]),
         ("UPDATE t SET n = n + 10 WHERE n = 1 RETURNING n", [(11,)]),
         ("DELETE FROM t WHERE n = 2 RETURNING id, s", [(2, "b")]),
         ("INSERT INTO t (id, n) VALUES (2, 9) ON CONFLICT (id) DO UPDATE SET n = excluded.n RETURNING n", [(9,)]),

@@ -26,6 +26,13 @@ def _ask(connection: Any, sql: str, params: tuple[str, ...]) -> Any:
 
 
 _U = "abcdef78-1234-5678-1234-567812345678"
+_OTHER = [
+    ("create table o (m_id int, n text, b text, from_ int)",),
+    ("insert into m (id, n, b) values (1, 7, true), (2, 8, false)",),
+    ("insert into o values (1, '007', 't', 1), (2, '7', 'true', 2)",),
+]
+"""A table with columns that are called as the first one's, and are of another type."""
+_AT = ("insert into m (id, b, tz) values (1, true, '2024-01-05 09:00Z')",)
 _FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
 
 
@@ -45,14 +52,27 @@ _FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
         ([("insert into m (id, b) select $1, $2", "1", "f"), ("select b from m",)], [(b"f",)]),
         # like
         ([("select 'a_b' like 'a\\_b', 'axb' like 'a\\_b', 'A_b' ilike 'a\\_b'",)], [(b"t", b"f", b"t")]),
+        ([("insert into m (id, s) values (1, 'Spam'), (2, 'mail')",), ("delete from m where s not ilike 'spam'",), ("select id from m",)], [(b"1",)]),
+        ([("select 'Spam' not ilike 's%', 'Spam' !~~* 'x_', 'Spam' not ilike 's\\_%'",)], [(b"f", b"t", b"t")]),
+        # rows
+        ([_AT, ("update m set (b, tz) = ('f', '2024-01-05 11:00+01') where id = 1",), ("select b, tz from m where not b",)], [(b"f", b"2024-01-05 10:00:00+00")]),
+        ([_AT, ("update m set (b, tz) = ($1, $2) where id = 1", "f", "2024-01-05 11:00+01"), ("select b, tz from m where not b",)], [(b"f", b"2024-01-05 10:00:00+00")]),
+        ([_AT, ("select id from m where (tz, id) > ($1, $2) order by tz, id", "2024-01-05T09:00:00Z", "0")], [(b"1",)]),
+        ([_AT, ("select id from m where (tz, id) > ('2024-01-05T09:00:00Z', 0) order by tz, id",)], [(b"1",)]),
+        ([_AT, ("select id from m where (tz, id) in (('2024-01-05T09:00:00Z', 1))",)], [(b"1",)]),
         # dates
         ([("insert into m (id, d) values (1, '2024-01-05')",), ("select d - 1 from m",)], [(b"2024-01-04",)]),
         ([("select current_date - 1 < current_date, current_date + 7 > current_date",)], [(b"t", b"t")]),
         # scope
         ([("insert into m (id, s) values (1, 'x')",), ("select b from (select s as b from m) q",)], [(b"x",)]),
+        ([*_OTHER, ("select id from m where id in (select m_id from o where n = '007')",)], [(b"1",)]),
+        ([*_OTHER, ("select id from m where id in (select m_id from o where n = $1)", "007")], [(b"1",)]),
+        ([*_OTHER, ("select id from m where exists (select from_ from o where m_id = m.id and b = 'true')",)], [(b"2",)]),
+        ([*_OTHER, ("delete from m where id in (select m_id from o where n = '007')",), ("select id from m",)], [(b"2",)]),
+        ([*_OTHER, ("with m as (select '007' as n) select m.n from m where m.n = '007'",)], [(b"007",)]),
     ],
     ids=["cast-tz", "cast-uuid", "cast-date", "lit-param", "lit-backslash", "lit-many", "lit-where", "lit-coalesce", "lit-select",
-         "like", "dates", "dates2", "scope"],
+         "like", "not-ilike", "not-ilikes", "row-set", "row-set-param", "row-param", "row-lit", "row-in", "dates", "dates2", "scope", "inner", "inner-param", "inner-bool", "inner-delete", "cte"],
 )  # fmt: skip
 async def test_the_answer_is_postgresqls_or_none(
     sql: SqlServer, statements: list[tuple[str, ...]], expected: list[Any]

@@ -69,6 +69,33 @@ async def test_expressions_have_types(sql: SqlServer) -> None:
         assert row == (3, 4)
 
 
+@pytest.mark.parametrize(
+    "expression",
+    ["case when n > 1 then n end", "nullif(n, 1)", "lag(n + 1) over (order by n)", "abs(case when n > 1 then n end)",
+     "(select max(o.n) + 1 from t as o where o.n < t.n)", "sum(case when n > 1 then n end)", "greatest(nullif(n, 1), null)",
+     "max(n) filter (where n > 1)"],
+)  # fmt: skip
+async def test_a_first_row_of_null_does_not_make_text_of_the_others(sql: SqlServer, expression: str) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (n int)")
+        await connection.execute("insert into t values (1), (2)")
+        grouped = "group by n" if expression.startswith(("sum", "max")) else ""
+        assert await rows(connection, f"select {expression} from t {grouped} order by n") == [(None,), (2,)]
+
+
+async def test_floats_with_exponents_are_values_in_a_text(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (n int, f double precision)")
+        for number in (7, 8):
+            await connection.execute(
+                f"insert into t values ({number}, 1e-{number}), ({number}, 1.5E+{number})"
+            )
+            await connection.execute(f"update t set f = f * 2e-1 where n = {number} and f < 1e-{number - 1}")
+        assert await rows(connection, "select n, f from t order by n, f") == [
+            (7, 1e-7 * 2e-1), (7, 1.5e7), (8, 1e-8 * 2e-1), (8, 1.5e8),
+        ]  # fmt: skip
+
+
 async def test_defaults_may_call_functions(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute(
@@ -89,6 +116,36 @@ async def test_defaults_may_call_functions(sql: SqlServer) -> None:
             await connection.execute("insert into t (e) values ('no')")
         [(found,)] = await rows(connection, "select gen_random_uuid()")
         assert isinstance(found, uuid.UUID)
+
+
+async def test_times_become_what_their_column_is(sql: SqlServer) -> None:
+    noon, naive = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC), dt.datetime(2026, 1, 31, 12)
+    async with await sql.connect() as connection:
+        await connection.execute(
+            "create table t (id int primary key, ts timestamp unique default now(), tz timestamptz default now(), d date)"
+        )
+        await connection.execute("insert into t (id, d) values (0, now())")
+        assert await rows(connection, "select id from t where d = ts::date and ts::text not like '%+%'") == [
+            (0,)
+        ]
+        await connection.execute("insert into t values (1, %s, %s, %s)", (naive, noon, naive))
+        with pytest.raises(errors.UniqueViolation):
+            await connection.execute("insert into t values (2, %s, %s)", (noon, naive))
+        await connection.execute("insert into t values (2, '2026-02-01', %s)", (naive,))
+        for moment in (noon, naive):
+            assert await rows(connection, "select id from t where tz = %s order by id", moment) == [
+                (1,),
+                (2,),
+            ]
+            assert await rows(connection, "select id from t where ts = %s", moment) == [(1,)]
+        assert await rows(connection, "select id from t where ts = %s", dt.date(2026, 2, 1)) == [(2,)]
+        await connection.execute(
+            "update t set ts = d, d = tz where id = 1 and ts = tz and d = date '2026-01-31'"
+        )
+        await connection.execute("update t set ts = tz where id = 2")
+        found = await rows(connection, "select ts, d from t where id > 0 order by id")
+        assert found == [(dt.datetime(2026, 1, 31), naive.date()), (naive, None)]
+        assert await rows(connection, "select id from t where ts = d") == [(1,)]
 
 
 # Transactions
