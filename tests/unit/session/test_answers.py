@@ -69,10 +69,14 @@ _FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
         ([*_OTHER, ("select id from m where id in (select m_id from o where n = $1)", "007")], [(b"1",)]),
         ([*_OTHER, ("select id from m where exists (select from_ from o where m_id = m.id and b = 'true')",)], [(b"2",)]),
         ([*_OTHER, ("delete from m where id in (select m_id from o where n = '007')",), ("select id from m",)], [(b"2",)]),
+        ([("insert into m (id, n) values (1, 7)",), ("select x.b from (select n > 5 as b from m) x where x.b",)], [(b"t",)]),
+        ([("insert into m (id, n) values (1, 7)",), ("with x as (select n > 5 as b, n from m) select b, id from x join m on x.n = m.n",)], [(b"t", b"1")]),
+        ([("insert into m (id, n) values (1, 7)",), ("with o as (select n > 5 as n from m), m as (select n from o) select n from m",)], [(b"t",)]),
+        ([("insert into m (id, n) values (1, 7)",), ("with recursive m(n, s) as (select 1, 'a' union all select n + 1, s || n from m where n < 2) select n, s from m",)], [(b"1", b"a"), (b"2", b"a1")]),
         ([*_OTHER, ("with m as (select '007' as n) select m.n from m where m.n = '007'",)], [(b"007",)]),
     ],
     ids=["cast-tz", "cast-uuid", "cast-date", "lit-param", "lit-backslash", "lit-many", "lit-where", "lit-coalesce", "lit-select",
-         "like", "not-ilike", "not-ilikes", "row-set", "row-set-param", "row-param", "row-lit", "row-in", "dates", "dates2", "scope", "inner", "inner-param", "inner-bool", "inner-delete", "cte"],
+         "like", "not-ilike", "not-ilikes", "row-set", "row-set-param", "row-param", "row-lit", "row-in", "dates", "dates2", "scope", "inner", "inner-param", "inner-bool", "inner-delete", "derived", "derived-cte", "cte-order", "cte-recursive", "cte"],
 )  # fmt: skip
 async def test_the_answer_is_postgresqls_or_none(
     sql: SqlServer, statements: list[tuple[str, ...]], expected: list[Any]

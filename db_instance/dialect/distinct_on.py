@@ -1,0 +1,76 @@
+"""SELECT DISTINCT ON, which SQLite does not have."""
+
+from typing import Any
+
+from sqlglot import exp
+
+from db_instance.dialect.expression_types import name_of, sources_of
+from db_instance.dialect.statement import SqlError, TableInfo
+
+
+def first_of_each(select: exp.Select, tables: dict[str, TableInfo]) -> exp.Select:
+    """SELECT DISTINCT ON, in place: rows numbered within each of its groups, of which the first ones are taken, in
+    the order of all and only then as many as are wanted."""
+    projections = _named(select, tables)
+    by_alias = {each.alias.lower(): each.this for each in projections}
+
+    def meant(node: exp.Expression) -> Any:
+        """An output column's name or number, where it is not an input column's."""
+        if isinstance(node, exp.Literal) and node.is_int and 0 < int(node.this) <= len(projections):
+            return projections[int(node.this) - 1].this.copy()
+        if isinstance(node, exp.Column) and not node.table and node.name.lower() in by_alias:
+            return by_alias[node.name.lower()].copy()
+        return node.copy()
+
+    keys = [meant(each) for each in select.args["distinct"].args["on"].expressions]
+    order = select.args.get("order")
+    orders = [each.copy() for each in order.expressions] if order else [exp.Ordered(this=key) for key in keys]
+    for each in orders:
+        each.set("this", meant(each.this))
+    within = exp.Window(
+        this=exp.RowNumber(), partition_by=keys, order=exp.Order(expressions=[each.copy() for each in orders])
+    )
+    among_all = exp.Window(this=exp.RowNumber(), order=exp.Order(expressions=orders))
+    outer = exp.Select(
+        expressions=[exp.column(exp.to_identifier(each.alias, quoted=True)) for each in projections],
+        where=exp.Where(this=exp.EQ(this=exp.column("_of_its_group"), expression=exp.Literal.number(1))),
+        order=exp.Order(expressions=[exp.Ordered(this=exp.column("_of_all"), nulls_first=True)]),
+        limit=select.args.get("limit"),
+        offset=select.args.get("offset"),
+    )
+    for arg in ("distinct", "order", "limit", "offset"):
+        select.set(arg, None)
+    select.set(
+        "expressions", [*projections, exp.alias_(within, "_of_its_group"), exp.alias_(among_all, "_of_all")]
+    )
+    if select.parent is not None:
+        select.replace(outer)
+    outer.set(
+        "from_", exp.From(this=exp.Subquery(this=select, alias=exp.TableAlias(this=exp.to_identifier("_t"))))
+    )
+    return outer
+
+
+def _named(select: exp.Select, tables: dict[str, TableInfo]) -> list[exp.Alias]:
+    """What it selects, each with its name, no two alike. Raises SqlError for a * of what is not a table."""
+    found: list[Any] = []
+    for each in select.expressions:
+        if not each.is_star:
+            found.append(each)
+            continue
+        qualifier = each.table.lower() if isinstance(each, exp.Column) else ""
+        ctes = {cte.alias.lower() for cte in select.root().find_all(exp.CTE)}
+        for table in sources_of(select):
+            alias = table.alias_or_name
+            if qualifier in ("", alias.lower()):
+                info = tables.get(table.name.lower()) if table.name.lower() not in ctes else None
+                if info is None or not isinstance(table, exp.Table):
+                    raise SqlError("0A000", "DISTINCT ON with * of what is not a table is not supported")
+                found += [exp.column(column.name, table=alias, quoted=True) for column in info.columns]
+    named: list[Any] = [
+        each if isinstance(each, exp.Alias) else exp.alias_(each, name_of(each), quoted=True)
+        for each in found
+    ]
+    if len({each.alias.lower() for each in named}) < len(named):
+        raise SqlError("0A000", "DISTINCT ON with two columns of one name is not supported")
+    return named

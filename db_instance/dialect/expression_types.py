@@ -1,0 +1,229 @@
+"""What an expression of a query comes to: its type, as far as it can be told without running it, and its name."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sqlglot import exp
+
+from db_instance.dialect import types
+from db_instance.dialect.statement import TableInfo
+
+INTEGERS: Final = frozenset((types.INT2, types.INT4, types.INT8))
+
+
+FLOATS: Final = frozenset((types.FLOAT4, types.FLOAT8))
+
+
+NUMBERS: Final = INTEGERS | FLOATS
+
+
+TIMES: Final = frozenset((types.DATE, types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ))
+
+
+_SCOPES: Final = (exp.Select, exp.Insert, exp.Update, exp.Delete)
+
+
+_EXCLUDED: Final = {exp.Select: "", exp.Insert: "excluded", exp.Update: "", exp.Delete: ""}
+
+
+_AS_THEIR_FIRST: Final = (
+    exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Abs, exp.Nullif, exp.Window, exp.Filter,
+    exp.Lag, exp.Lead, exp.FirstValue, exp.LastValue,
+)  # fmt: skip
+
+
+_OIDS: Final[tuple[tuple[Any, int], ...]] = (
+    ((exp.Count, exp.RowNumber), types.INT8),
+    ((exp.Length,), types.INT4),
+    ((exp.Predicate, exp.Boolean, exp.And, exp.Or, exp.Not), types.BOOL),
+    ((exp.CurrentTimestamp,), types.TIMESTAMPTZ),
+    ((exp.CurrentDate,), types.DATE),
+    ((exp.Uuid,), types.UUID),
+    ((exp.Lower, exp.Upper, exp.Concat, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat), types.TEXT),
+    ((exp.Avg,), types.FLOAT8),
+)
+
+
+def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
+    """The type of an expression, 0 if its value must tell."""
+    if isinstance(node, exp.Column):
+        return _column_oid(node, tables)
+    if isinstance(node, exp.Cast):
+        return oid_of_type(node.to)
+    if isinstance(node, _AS_THEIR_FIRST):
+        return oid_of(node.this, tables)
+    if isinstance(node, exp.Subquery):
+        inside = node.this
+        is_one = isinstance(inside, exp.Select) and len(inside.expressions) == 1
+        return oid_of(inside.expressions[0].unalias(), tables) if is_one else 0
+    if isinstance(node, exp.Case):
+        return _common_oid(list(results_of(node)), tables)
+    if isinstance(node, exp.Greatest | exp.Least):
+        return _common_oid([node.this, *node.expressions], tables)
+    if isinstance(node, exp.Literal):
+        if node.is_string:
+            return types.TEXT
+        return (
+            types.FLOAT8 if not node.is_int else types.INT4 if abs(int(node.this)) < 1 << 31 else types.INT8
+        )
+    if isinstance(node, exp.Sum):
+        inner = oid_of(node.this, tables)
+        return inner if inner in (types.FLOAT4, types.FLOAT8) else types.INT8 if inner else 0
+    if isinstance(node, exp.Coalesce):
+        return next((oid for each in [node.this, *node.expressions] if (oid := oid_of(each, tables))), 0)
+    for classes, oid in _OIDS:
+        if isinstance(node, classes):
+            return oid
+    if isinstance(node, exp.Add | exp.Sub | exp.Mul | exp.Div | exp.Mod):
+        return max(oid_of(node.this, tables), oid_of(node.expression, tables), key=_width)
+    return 0
+
+
+def _column_oid(column: exp.Column, tables: dict[str, TableInfo]) -> int:
+    """The type of a column that is named; 0 if it is not clear which."""
+    qualifier = column.table.lower()
+    ctes = _ctes_seen(column)
+    scope = column.find_ancestor(*_SCOPES)
+    while scope is not None:
+        for source in sources_of(scope):
+            if qualifier not in ("", source.alias_or_name.lower(), _EXCLUDED[type(scope)]):
+                continue
+            name = source.name.lower()
+            if not isinstance(source, exp.Table) or name in ctes:
+                oid = _derived_oid(ctes.get(name, source), column.name, tables)
+            else:
+                oid = _table_oid(tables.get(name), column.name)
+            if oid is not None:
+                return oid
+        scope = scope.find_ancestor(*_SCOPES)
+    return 0
+
+
+def _ctes_seen(node: exp.Expression) -> dict[str, exp.Expression]:
+    """By name: those that a query may name at this place. One that names itself stands for what is not clear."""
+    found: dict[str, exp.Expression] = {}
+    child: Any = node
+    while (parent := child.parent) is not None:
+        stated: Any = parent if isinstance(parent, exp.With) else parent.args.get("with_")
+        for each in stated.expressions if stated is not None and stated is not child else ():
+            if each is child:
+                if stated.recursive:
+                    found.setdefault(each.alias.lower(), exp.Null())
+                break
+            found.setdefault(each.alias.lower(), each)
+        child = parent
+    return found
+
+
+def _table_oid(info: TableInfo | None, name: str) -> int | None:
+    found = [each.oid for each in info.columns if each.name.lower() == name.lower()] if info else []
+    return found[0] if found else None
+
+
+def _derived_oid(source: exp.Expression, name: str, tables: dict[str, TableInfo]) -> int | None:
+    """The same of a subquery or a CTE, where it names its columns itself; None if it has no such column, 0 if that is
+    not clear."""
+    inside, alias = source.this, source.args.get("alias")
+    if not isinstance(inside, exp.Select) or (alias is not None and alias.args.get("columns")):
+        return 0
+    if any(each.is_star for each in inside.expressions):
+        return 0
+    found = [each.unalias() for each in inside.expressions if name_of(each).lower() == name.lower()]
+    return oid_of(found[0], tables) if found else None
+
+
+def sources_of(scope: exp.Expression) -> list[exp.Expression]:
+    """What the names of columns in a query may belong to, before those of the queries around it."""
+    own = None if isinstance(scope, exp.Select) else scope.this
+    own = own.this if isinstance(own, exp.Schema) else own
+    found = [own] if own is not None else []
+    source = scope.args.get("from_") or scope.args.get("from")
+    for each in [source, *(scope.args.get("joins") or [])]:
+        if each is not None:
+            found.append(each.this)
+    for table in list(found):
+        found += [each.this for each in table.args.get("joins") or []]
+    return found
+
+
+def _common_oid(nodes: list[Any], tables: dict[str, TableInfo]) -> int:
+    """The type of what may be any of them; 0 if it is not clear."""
+    oids = {oid_of(each, tables) for each in nodes if not isinstance(each, exp.Null)}
+    if oids and oids <= NUMBERS:
+        return max(oids, key=_width)
+    return oids.pop() if len(oids) == 1 else 0
+
+
+def _width(oid: int) -> int:
+    order = (0, types.INT2, types.INT4, types.INT8, types.FLOAT4, types.FLOAT8)
+    return order.index(oid) if oid in order else 0
+
+
+def oid_of_type(kind: Any) -> int:
+    return types.oid_of_decltype(kind.sql("postgres").lower()) if kind is not None else 0
+
+
+def results_of(value: Any) -> Iterator[Any]:
+    """What an expression may come to."""
+    if isinstance(value, exp.Paren):
+        yield from results_of(value.this)
+    elif isinstance(value, exp.Coalesce):
+        for each in [value.this, *value.expressions]:
+            yield from results_of(each)
+    elif isinstance(value, exp.Case):
+        for each in [*(case.args["true"] for case in value.args["ifs"]), value.args.get("default")]:
+            yield from results_of(each)
+    elif value is not None:
+        yield value
+
+
+def oid_around(param: exp.Expression, tables: dict[str, TableInfo]) -> int:
+    parent = param.parent
+    while isinstance(parent, exp.Paren | exp.Coalesce) or (
+        isinstance(parent, exp.If | exp.Case) and parent.this is not param
+    ):
+        others = [each for each in results_of(parent) if each is not param and oid_of(each, tables)]
+        if others and not isinstance(parent, exp.If):
+            return oid_of(others[0], tables)
+        param, parent = parent, parent.parent
+    if isinstance(parent, exp.Cast):
+        return oid_of_type(parent.to)
+    if isinstance(parent, exp.Limit | exp.Offset):
+        return types.INT8
+    if isinstance(parent, exp.DPipe | exp.Escape | exp.Like | exp.ILike):
+        return types.TEXT  # whatever is on the other side
+    if isinstance(parent, exp.Binary):
+        other = parent.expression if parent.this is param else parent.this
+        return oid_of(other, tables)
+    if isinstance(parent, exp.In | exp.Between):
+        return oid_of(parent.this, tables)
+    if isinstance(parent, exp.Tuple):
+        return _oid_in_row(parent, param, tables)
+    return 0
+
+
+def _oid_in_row(row: exp.Tuple, param: exp.Expression, tables: dict[str, TableInfo]) -> int:
+    """`param` is one of the values of a row, which is compared with, or given to, as many others."""
+    parent = row.parent
+    other = parent.this if isinstance(parent, exp.In) else None
+    if isinstance(parent, exp.Binary):
+        other = parent.expression if parent.this is row else parent.this
+    if not isinstance(other, exp.Tuple):
+        return 0
+    at = next(at for at, each in enumerate(row.expressions) if each is param)
+    return oid_of(other.expressions[at], tables) if at < len(other.expressions) else 0
+
+
+def name_of(node: Any) -> str:
+    if isinstance(node, exp.Alias | exp.Column):
+        return str(node.alias_or_name)
+    inner = node
+    while isinstance(inner, exp.Cast | exp.Paren):
+        inner = inner.this
+    if isinstance(inner, exp.Column):
+        return str(inner.name)
+    if isinstance(inner, exp.Anonymous):
+        return str(inner.name).lower()
+    if isinstance(inner, exp.Func):
+        return inner.sql_name().lower()
+    return "?column?"

@@ -1,0 +1,112 @@
+"""The tree of a statement of PostgreSQL's as SQLite is to read it, where sqlglot's generator does not know it."""
+
+from typing import Any, Final
+
+from sqlglot import exp
+
+from db_instance.dialect import types
+from db_instance.dialect.distinct_on import first_of_each
+from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, oid_of, oid_of_type
+from db_instance.dialect.functions import READ_AS
+from db_instance.dialect.statement import TableInfo
+
+_TEXTS: Final = frozenset((types.TEXT, types.VARCHAR))
+
+
+def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Expression:
+    """What SQLite writes otherwise, where the generator does not know it."""
+
+    def change(node: exp.Expr) -> exp.Expr:
+        if isinstance(node, exp.Parameter):
+            return exp.Var(this=f"?{node.name}")
+        if isinstance(node, exp.CurrentTimestamp):
+            return exp.Anonymous(this="sixfold_now")
+        if isinstance(node, exp.Uuid):
+            return exp.Anonymous(this="gen_random_uuid")
+        if isinstance(node, exp.ILike):
+            # SQLite's LIKE is told to tell a from A, as PostgreSQL's does.
+            like = exp.Like(
+                this=exp.Lower(this=node.this),
+                expression=exp.Lower(this=node.expression),
+                negate=node.args.get("negate"),
+            )
+            return _escaped(like, node)
+        if isinstance(node, exp.Like):
+            return _escaped(node, node)
+        if isinstance(node, exp.DPipe):
+            return exp.DPipe(
+                this=_as_text(node.this, tables),
+                expression=_as_text(node.expression, tables),
+                safe=node.args.get("safe"),
+            )
+        if isinstance(node, exp.Cast) and oid_of_type(node.to) in _TEXTS:
+            return _cut(node, _as_text(node.this, tables))
+        if isinstance(node, exp.Cast) and oid_of_type(node.to) in INTEGERS:
+            return exp.Anonymous(this="sixfold_integer", expressions=[node.this])
+        if isinstance(node, exp.Cast) and oid_of_type(node.to) in READ_AS:
+            return exp.Anonymous(this=READ_AS[oid_of_type(node.to)], expressions=[node.this])
+        if isinstance(node, exp.Cast) and oid_of_type(node.to) == types.BOOL:
+            return exp.Anonymous(this="sixfold_boolean", expressions=[node.this])
+        if (
+            isinstance(node, exp.Cast)
+            and oid_of_type(node.to) in FLOATS
+            and oid_of(node.this, tables) not in NUMBERS
+        ):
+            return exp.Anonymous(this="sixfold_float", expressions=[node.this])
+        if isinstance(node, exp.Div | exp.Mod) and not _is_other_than_zero(node.expression):
+            name = "sixfold_quotient" if isinstance(node, exp.Div) else "sixfold_remainder"
+            return exp.Anonymous(this=name, expressions=[node.this, node.expression])
+        return node
+
+    root = tree.copy()
+    for select in list(root.find_all(exp.Select)):
+        distinct = select.args.get("distinct")
+        if distinct is not None and distinct.args.get("on") is not None:
+            changed_root = select is root
+            outer = first_of_each(select, tables)
+            root = outer if changed_root else root
+    # Children first: what is written otherwise may hold more of it.
+    for node in reversed(list(root.walk())):
+        changed = change(node)
+        if changed is not node:
+            node.replace(changed)
+    return root
+
+
+def _as_text(node: exp.Expr, tables: dict[str, TableInfo]) -> exp.Expr:
+    """What becomes text: a boolean and a float in PostgreSQL's words, arithmetic before it, as || is last there."""
+    oid = oid_of(node, tables)
+    if oid == types.BOOL:
+        return exp.Anonymous(this="sixfold_boolean_text", expressions=[node.copy()])
+    if oid in FLOATS or isinstance(node, exp.Div | exp.Round | exp.Case | exp.Subquery):
+        return exp.Anonymous(this="sixfold_text", expressions=[node.copy()])
+    is_operator = isinstance(node, exp.Binary) and not isinstance(node, exp.DPipe | exp.Dot)
+    return exp.Paren(this=node.copy()) if is_operator else node.copy()
+
+
+def _cut(cast: exp.Cast, value: exp.Expr) -> exp.Expr:
+    """A cast to text, or to varchar(n), which takes the first n characters."""
+    text = exp.Cast(this=value, to=exp.DataType.build("text"))
+    size = cast.to.find(exp.DataTypeParam)
+    if size is None:
+        return text
+    return exp.Anonymous(this="substr", expressions=[text, exp.Literal.number(1), size.this.copy()])
+
+
+def _escaped(like: exp.Expr, written: exp.Expr) -> exp.Expr:
+    """A backslash takes the next character for itself, where no ESCAPE says otherwise; SQLite has none by itself.
+
+    Without one in the pattern nothing changes, and SQLite may look the prefix up in an index.
+    """
+    pattern = written.expression
+    plain = isinstance(pattern, exp.Literal) and "\\" not in pattern.name
+    if plain or isinstance(written.parent, exp.Escape):
+        return like
+    return exp.Escape(this=like.copy(), expression=exp.Literal.string("\\"))
+
+
+def _is_other_than_zero(node: Any) -> bool:
+    """Can be seen without running it."""
+    while isinstance(node, exp.Paren | exp.Neg):
+        node = node.this
+    return isinstance(node, exp.Literal) and not node.is_string and float(node.this) != 0

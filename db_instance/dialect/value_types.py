@@ -1,0 +1,149 @@
+"""Literals, parameters, dates and times become what their place in the statement says: the type of the column that
+they are given to, or of what they are compared with."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sqlglot import exp
+
+from db_instance.dialect import types
+from db_instance.dialect.expression_types import NUMBERS, TIMES, oid_around, oid_of, results_of
+from db_instance.dialect.statement import Catalog, SqlError, TableInfo
+
+_READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID)) | NUMBERS | TIMES
+
+
+_WIDER: Final = (types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ)
+"""Each in front of what it becomes where two are compared."""
+
+
+_COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
+
+
+def refuse_arithmetic_of_times(tree: exp.Expression, tables: dict[str, TableInfo]) -> None:
+    """SQLite would calculate with the year."""
+    for node in tree.find_all(exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Sum, exp.Avg):
+        for each in (node.this, node.args.get("expression")):
+            if oid_of(each, tables) in TIMES:
+                raise SqlError("0A000", "arithmetic with dates and times is not supported")
+
+
+def cast_times(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:
+    """Dates and times become the type of the column that they are given to, or of what they are compared with:
+    SQLite holds them as texts, of which those of different types are never equal."""
+    assigned = {id(each) for each in _assignments(tree)}
+    for value, oid in [*_values_given(tree, catalog), *_values_set(tree, tables)]:
+        if (
+            oid in _WIDER
+            and oid_of(value, tables) != oid
+            and not isinstance(value, exp.Literal | exp.Null | exp.Var)
+        ):
+            _cast(value, oid)
+    for node in list(tree.find_all(*_COMPARISONS, exp.Between, exp.In)):
+        if id(node) in assigned:
+            continue
+        sides = [node.this, *(node.args.get(arg) for arg in ("expression", "low", "high")), *node.expressions]
+        sides = [each for each in sides if each is not None and not isinstance(each, exp.Literal)]
+        found = [oid for each in sides if (oid := oid_of(each, tables)) in _WIDER]
+        widest = max(found, key=_WIDER.index, default=0)
+        for each in sides:
+            oid = oid_of(each, tables)
+            # A date is compared with a parameter that is a timestamp as it is: cast, it would lose its time.
+            is_parameter = isinstance(each, exp.Parameter) and widest in _WIDER[1:]
+            if is_parameter or (oid in _WIDER and oid != widest):
+                _cast(each, widest)
+
+
+def _cast(value: exp.Expression, oid: int) -> None:
+    value.replace(
+        exp.Cast(this=value.copy(), to=exp.DataType.build(types.type_name(oid), dialect="postgres"))
+    )
+
+
+def _assignments(tree: exp.Expression) -> list[exp.Expression]:
+    conflict = tree.args.get("conflict")
+    sets = tree.expressions if isinstance(tree, exp.Update) else conflict.expressions if conflict else []
+    return [each for each in sets if isinstance(each, exp.EQ)]
+
+
+def _values_set(tree: exp.Expression, tables: dict[str, TableInfo]) -> list[tuple[exp.Expression, int]]:
+    return [(each.expression, oid_of(each.this, tables)) for each in _assignments(tree)]
+
+
+def read_literals(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:
+    """Strings whose place says that they are another type's, as SQLite holds it. Raises InvalidValue."""
+    given = dict(_given(tree, catalog))
+    for literal in list(tree.find_all(exp.Literal)):
+        if not literal.is_string or isinstance(literal.parent, exp.Cast):
+            continue
+        oid = given.get(id(literal)) or oid_around(literal, tables)
+        is_number_for_column = id(literal) in given and oid in NUMBERS  # the column's checks see to it
+        if oid not in _READ or is_number_for_column:
+            continue
+        try:
+            value = types.decode_text(oid, literal.name.encode())
+        except types.InvalidValue as error:
+            raise SqlError(error.sqlstate, error.message) from None
+        if isinstance(value, bytes):
+            literal.replace(exp.HexString(this=value.hex()))
+        elif isinstance(value, str):
+            literal.set("this", value)
+        elif math.isinf(value):
+            continue
+        else:
+            literal.replace(
+                exp.Literal.number(value)
+                if value >= 0
+                else exp.Paren(this=exp.Neg(this=exp.Literal.number(-value)))
+            )
+
+
+def param_types(
+    tree: exp.Expression, tables: dict[str, TableInfo], kind: str, catalog: Catalog
+) -> tuple[int, ...]:
+    found: dict[int, int] = {}
+    for param in tree.find_all(exp.Parameter):
+        try:
+            number = int(param.name)
+        except ValueError:
+            raise SqlError("42601", f'syntax error at or near "{param.sql("postgres")}"') from None
+        found[number] = found.get(number) or oid_around(param, tables)
+    if isinstance(tree, exp.Insert):
+        _types_of_inserted(tree, catalog, found)
+    if found and (min(found) < 1 or max(found) > 32767):
+        raise SqlError("42P02", f"there is no parameter ${min(found)}")
+    return tuple(found.get(number, 0) for number in range(1, max(found, default=0) + 1))
+
+
+def _types_of_inserted(tree: exp.Insert, catalog: Catalog, found: dict[int, int]) -> None:
+    given = dict(_given(tree, catalog))
+    for param in tree.find_all(exp.Parameter):
+        if id(param) in given:
+            found[int(param.name)] = given[id(param)]
+
+
+def _given(tree: exp.Expression, catalog: Catalog) -> Iterator[tuple[int, int]]:
+    """What INSERT gives to columns, by identity, with the columns' types, wherever it is in CASE and COALESCE."""
+    for value, oid in list(_values_given(tree, catalog)):
+        for each in results_of(value):
+            yield id(each), oid
+
+
+def _values_given(tree: exp.Expression, catalog: Catalog) -> Iterator[tuple[Any, int]]:
+    """What INSERT gives to columns, with the columns' types."""
+    if not isinstance(tree, exp.Insert):
+        return
+    schema = tree.this if isinstance(tree.this, exp.Schema) else None
+    info = catalog.table((schema.this if schema is not None else tree.this).name)
+    if info is None:
+        return
+    oids = {column.name.lower(): column.oid for column in info.columns}
+    names = [each.name.lower() for each in schema.expressions] if schema is not None else list(oids)
+    source = tree.expression
+    rows = [row.expressions for row in source.expressions] if isinstance(source, exp.Values) else []
+    if isinstance(source, exp.Select):
+        rows = [[each.unalias() for each in source.expressions]]
+    for row in rows:
+        for name, value in zip(names, row, strict=False):
+            yield value, oids.get(name, 0)
