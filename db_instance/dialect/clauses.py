@@ -28,6 +28,7 @@ _NEXT_CONSTRAINT: Final = {
 }
 """Words that begin a constraint, and so end what is before it."""
 _TIMES: Final = frozenset((types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ))
+_TEXTS_TO_SQLITE: Final = frozenset((types.JSON, types.JSONB, types.NAME))
 _INTEGER_BITS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
 
 
@@ -129,6 +130,8 @@ def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) ->
             at = next(at for at, word in enumerate(constraints) if word.lower() == "key") + 1
             constraints = [*constraints[:at], "AUTOINCREMENT", *constraints[at:]]
         return ["INTEGER", *constraints, *_range_check(name, oid)]
+    if oid in _TEXTS_TO_SQLITE:
+        declared += " text"  # or it would make a number of 1.50, and of 007
     suffix = f"({', '.join(arguments)})" if arguments else ""
     return [f"{declared}{suffix}", *constraints, *_checks(name, oid, arguments)]
 
@@ -139,6 +142,8 @@ def _checks(name: str, oid: int, arguments: list[str]) -> list[str]:
         return [*_kind_check(name, oid, "'integer'"), *_range_check(name, oid)]
     if oid in (types.FLOAT4, types.FLOAT8):
         return _kind_check(name, oid, "'real', 'integer'")
+    if oid in (types.JSON, types.JSONB):
+        return [f'CONSTRAINT "invalid input syntax for type json" CHECK (json_valid({name}))']
     if oid in (types.VARCHAR, types.BPCHAR) and arguments:
         type_name = f"{'character varying' if oid == types.VARCHAR else 'character'}({int(arguments[0])})"
         return [

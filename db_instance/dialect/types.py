@@ -33,6 +33,7 @@ _BY_NAME: Final = {
     "date": DATE, "time": TIME, "timestamp": TIMESTAMP, "datetime": TIMESTAMP, "timestamptz": TIMESTAMPTZ,
     "timestamp without time zone": TIMESTAMP, "timestamp with time zone": TIMESTAMPTZ,
     "numeric": NUMERIC, "decimal": NUMERIC, "json": JSON, "jsonb": JSONB, "uuid": UUID,
+    "json text": JSON, "jsonb text": JSONB, "name text": NAME,
 }  # fmt: skip
 
 PLAIN_NAMES: Final = {

@@ -60,6 +60,9 @@ _FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
         ([_AT, ("select id from m where (tz, id) > ($1, $2) order by tz, id", "2024-01-05T09:00:00Z", "0")], [(b"1",)]),
         ([_AT, ("select id from m where (tz, id) > ('2024-01-05T09:00:00Z', 0) order by tz, id",)], [(b"1",)]),
         ([_AT, ("select id from m where (tz, id) in (('2024-01-05T09:00:00Z', 1))",)], [(b"1",)]),
+        # json
+        ([("create table j (id int primary key, j json, jb jsonb, n name)",), ("insert into j values (1, '1.50', '12345678901234567890123', '007')",), ("select j, jb, n from j",)], [(b"1.50", b"12345678901234567890123", b"007")]),
+        ([("create table j (id int primary key, jb jsonb)",), ("insert into j select $1, $2", "1", "{1"), ("select id from j",)], []),
         # dates
         ([("insert into m (id, d) values (1, '2024-01-05')",), ("select d - 1 from m",)], [(b"2024-01-04",)]),
         ([("select current_date - 1 < current_date, current_date + 7 > current_date",)], [(b"t", b"t")]),
@@ -76,7 +79,7 @@ _FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
         ([*_OTHER, ("with m as (select '007' as n) select m.n from m where m.n = '007'",)], [(b"007",)]),
     ],
     ids=["cast-tz", "cast-uuid", "cast-date", "lit-param", "lit-backslash", "lit-many", "lit-where", "lit-coalesce", "lit-select",
-         "like", "not-ilike", "not-ilikes", "row-set", "row-set-param", "row-param", "row-lit", "row-in", "dates", "dates2", "scope", "inner", "inner-param", "inner-bool", "inner-delete", "derived", "derived-cte", "cte-order", "cte-recursive", "cte"],
+         "like", "not-ilike", "not-ilikes", "row-set", "row-set-param", "row-param", "row-lit", "row-in", "json", "json-wrong", "dates", "dates2", "scope", "inner", "inner-param", "inner-bool", "inner-delete", "derived", "derived-cte", "cte-order", "cte-recursive", "cte"],
 )  # fmt: skip
 async def test_the_answer_is_postgresqls_or_none(
     sql: SqlServer, statements: list[tuple[str, ...]], expected: list[Any]
