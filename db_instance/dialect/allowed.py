@@ -242,5 +242,7 @@ def check_allowed(tree: exp.Expression) -> None:
         if name not in _NODES:
             what = node.sql_name() if isinstance(node, exp.Func) else node.key
             raise SqlError("0A000", f"{what.upper()} is not supported")
+        if isinstance(node, exp.LimitOptions) and (node.args.get("with_ties") or node.args.get("percent")):
+            raise SqlError("0A000", "FETCH FIRST ... WITH TIES is not supported")
         if isinstance(node, exp.Anonymous) and node.name.lower() not in _FUNCTIONS:
             raise SqlError("42883", f"function {node.name.lower()} does not exist")

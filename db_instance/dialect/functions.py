@@ -15,6 +15,7 @@ from db_instance.dialect.statement import SqlError
 
 VERSION: Final = "PostgreSQL 15.0 (Sixfold 0.1.0)"
 
+_LONGEST_TEXT: Final = 10_000_000
 _INT8_MAX: Final = (1 << 63) - 1
 
 Function = tuple[str, int, Callable[..., Any], bool]
@@ -139,8 +140,34 @@ def _check_divisor(divisor: int | float) -> None:
 
 
 def _split_part(text: str, delimiter: str, number: int) -> str:
-    parts = text.split(delimiter)
-    return parts[number - 1] if 0 < number <= len(parts) else ""
+    """A negative number counts from the end."""
+    if number == 0:
+        raise SqlError("22023", "field position must not be zero")
+    parts = text.split(delimiter) if delimiter else [text]
+    at = number - 1 if number > 0 else len(parts) + number
+    return parts[at] if 0 <= at < len(parts) else ""
+
+
+def _substring(text: Any, start: int, length: int | None = None) -> str:
+    """Characters from `start`, of which the first one is 1, also where that is before the text."""
+    whole = _text(text)
+    if length is not None and length < 0:
+        raise SqlError("22011", "negative substring length not allowed")
+    end = len(whole) if length is None else max(0, start - 1 + length)
+    return whole[max(0, start - 1) : end]
+
+
+def _padded(size: int, text: str, fill: str) -> str:
+    """What is put beside a text to make it `size` long."""
+    return (fill * max(0, min(size, _LONGEST_TEXT)))[: max(0, min(size, _LONGEST_TEXT) - len(text))]
+
+
+def _lpad(text: str, size: int, fill: str = " ") -> str:
+    return (_padded(size, text, fill) + text)[: max(0, size)]
+
+
+def _rpad(text: str, size: int, fill: str = " ") -> str:
+    return (text + _padded(size, text, fill))[: max(0, size)]
 
 
 FUNCTIONS: Final[list[Function]] = [
@@ -166,12 +193,16 @@ FUNCTIONS: Final[list[Function]] = [
     (
         "repeat",
         2,
-        _strict(lambda text, count: text * max(0, min(count, 10_000_000 // max(1, len(text))))),
+        _strict(lambda text, count: text * max(0, min(count, _LONGEST_TEXT // max(1, len(text))))),
         True,
     ),
     ("reverse", 1, _strict(lambda text: text[::-1]), True),
     ("strpos", 2, _strict(lambda text, part: text.find(part) + 1), True),
     ("starts_with", 2, _strict(lambda text, part: int(text.startswith(part))), True),
-    ("lpad", 2, _strict(lambda text, size: text.rjust(size)[:size]), True),
-    ("rpad", 2, _strict(lambda text, size: text.ljust(size)[:size]), True),
+    *(
+        (name, count, _strict(pad), True)
+        for name, pad in (("lpad", _lpad), ("rpad", _rpad))
+        for count in (2, 3)
+    ),
+    *(("sixfold_substring", count, _strict(_substring), True) for count in (2, 3)),
 ]

@@ -33,6 +33,12 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
             return _escaped(like, node)
         if isinstance(node, exp.Like):
             return _escaped(node, node)
+        if isinstance(node, exp.Substring) and not _is_within(node):
+            # SQLite counts from the end where it begins before the text, and backwards where its length is negative.
+            parts = [node.this, node.args.get("start") or exp.Literal.number(1), node.args.get("length")]
+            return exp.Anonymous(
+                this="sixfold_substring", expressions=[each for each in parts if each is not None]
+            )
         if isinstance(node, exp.DPipe):
             return exp.DPipe(
                 this=_as_text(node.this, tables),
@@ -103,6 +109,13 @@ def _escaped(like: exp.Expr, written: exp.Expr) -> exp.Expr:
     if plain or isinstance(written.parent, exp.Escape):
         return like
     return exp.Escape(this=like.copy(), expression=exp.Literal.string("\\"))
+
+
+def _is_within(part: exp.Substring) -> bool:
+    """As can be seen without running it."""
+    limits = [each for each in (part.args.get("start"), part.args.get("length")) if each is not None]
+    are_numbers = all(isinstance(each, exp.Literal) and each.is_int for each in limits)
+    return are_numbers and "start" in part.args and int(part.args["start"].this) > 0
 
 
 def _is_other_than_zero(node: Any) -> bool:
