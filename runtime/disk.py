@@ -5,9 +5,12 @@ FileNotFoundError, no space left, input/output error.
 """
 
 import asyncio
+import fcntl
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -221,6 +224,24 @@ class RealDisk:
 
     async def _in_thread(self, function, *args) -> None:  # type: ignore[no-untyped-def]
         await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Nobody else may hold the folder meanwhile; it is free again when the process ends, however it does.
+
+    Raises BlockingIOError if another process holds it.
+    """
+    _make_folder(folder)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"open {folder}: another process is using it") from None
+        yield
+    finally:
+        os.close(fd)
 
 
 def _make_folder(folder: Path) -> None:
