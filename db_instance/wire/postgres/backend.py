@@ -60,9 +60,10 @@ def backend_key_data(process_id: int, secret: bytes) -> bytes:
     return _message(b"K", process_id.to_bytes(4, "big") + secret)
 
 
-def negotiate_protocol_version(minor: int, unknown_options: Sequence[str]) -> bytes:
+def negotiate_protocol_version(version: int, unknown_options: Sequence[str]) -> bytes:
+    """`version`: the newest that we speak, as a startup message has it: the major one in the upper 16 bits."""
     options = b"".join(map(_text, unknown_options))
-    return _message(b"v", struct.pack(">ii", minor, len(unknown_options)) + options)
+    return _message(b"v", struct.pack(">ii", version, len(unknown_options)) + options)
 
 
 def parameter_status(name: str, value: str) -> bytes:

@@ -7,7 +7,14 @@ from db_instance.session.errors import FatalError
 from db_instance.wire.postgres import backend
 from db_instance.wire.postgres.auth import Authentication, AuthenticationFailed
 from db_instance.wire.postgres.connection import Connection
-from db_instance.wire.postgres.messages import CancelRequest, GssEncRequest, Password, SslRequest, Startup
+from db_instance.wire.postgres.messages import (
+    PROTOCOL_3,
+    CancelRequest,
+    GssEncRequest,
+    Password,
+    SslRequest,
+    Startup,
+)
 
 _REFUSALS_MAX = 4
 
@@ -35,7 +42,7 @@ async def introduce(connection: Connection) -> Startup | CancelRequest:
 async def authenticate(connection: Connection, startup: Startup, authentication: Authentication) -> Client:
     """Let the client in, or raise FatalError."""
     if startup.minor or startup.unknown_options:
-        connection.write(backend.negotiate_protocol_version(0, startup.unknown_options))
+        connection.write(backend.negotiate_protocol_version(PROTOCOL_3 << 16, startup.unknown_options))
     client = _client(startup)
     try:
         connection.write(authentication.begin(client.user))

@@ -67,8 +67,15 @@ async def test_a_newer_minor_version_is_negotiated_down(sql: SqlServer) -> None:
     reader, writer = await sql.raw()
     writer.write(startup(2, b"user", b"app", b"_pq_.wish", b"1"))
     messages = await read_until(reader, b"Z")
-    assert messages[0] == (b"v", struct.pack(">ii", 0, 1) + b"_pq_.wish\0")
+    assert messages[0] == (b"v", struct.pack(">ii", 3 << 16, 1) + b"_pq_.wish\0")
     writer.close()
+
+
+async def test_libpq_takes_the_older_version(sql: SqlServer) -> None:
+    if psycopg.pq.version() < 180000:
+        pytest.skip("this libpq asks for 3.0 only")
+    async with await sql.connect("max_protocol_version=latest") as connection:
+        assert await (await connection.execute("select 1")).fetchone() == (1,)
 
 
 async def test_pipelined_queries_are_answered_in_order(sql: SqlServer) -> None:
