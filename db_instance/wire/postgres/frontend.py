@@ -233,8 +233,10 @@ def _decode_parameters(minor: int, body: bytes) -> Startup:
         words = body.decode().split("\x00")
     except UnicodeDecodeError:
         raise ProtocolViolation("startup packet is not valid UTF-8") from None
-    pairs = words[: words.index("")]
-    if len(pairs) % 2:
+    # An empty name ends them; a value may well be empty.
+    ends = next((at for at in range(0, len(words), 2) if not words[at]), len(words))
+    pairs = words[:ends]
+    if len(pairs) % 2 or ends >= len(words) - 1:
         raise ProtocolViolation("invalid startup packet layout: a parameter has no value")
     parameters = dict(zip(pairs[::2], pairs[1::2], strict=True))
     unknown = [name for name in parameters if name.startswith("_pq_.")]

@@ -78,6 +78,19 @@ async def test_libpq_takes_the_older_version(sql: SqlServer) -> None:
         assert await (await connection.execute("select 1")).fetchone() == (1,)
 
 
+async def test_a_setting_may_be_empty(sql: SqlServer) -> None:
+    reader, writer = await sql.raw()
+    writer.write(
+        startup(0, b"user", b"app", b"application_name", b"", b"search_path", b"", b"database", b"x")
+    )
+    await read_until(reader, b"Z")
+    writer.write(query("show search_path"))
+    assert [body for kind, body in await read_until(reader, b"Z") if kind == b"D"] == [
+        bytes([0, 1, 0, 0, 0, 0])
+    ]
+    writer.close()
+
+
 async def test_pipelined_queries_are_answered_in_order(sql: SqlServer) -> None:
     reader, writer = await introduced(sql)
     count = 1000
