@@ -30,6 +30,7 @@ from db_instance.wire.postgres.messages import (
     Execute,
     Flush,
     Message,
+    NotText,
     Parse,
     Query,
     RunPrepared,
@@ -81,6 +82,7 @@ class Session:
             CopyData: self._ignore,
             CopyDone: self._ignore,
             CopyFail: self._ignore,
+            NotText: self._refuse,
         }
 
     async def run(self) -> None:
@@ -176,7 +178,7 @@ class Session:
             self._extended.close_portals()
         await self._transaction.fail()
         self._channel.write(backend.error_response(told.fields()))
-        if isinstance(message, _EXTENDED):
+        if isinstance(message, _EXTENDED) or (isinstance(message, NotText) and message.extended):
             self._skipping = True
         else:
             self._ready()
@@ -206,6 +208,10 @@ class Session:
 
     async def _ignore(self, message: Message) -> None:
         """What a client still sends of a COPY that has failed."""
+
+    async def _refuse(self, message: NotText) -> None:
+        found = " ".join(f"0x{byte:02x}" for byte in message.found)
+        raise SessionError("22021", f'invalid byte sequence for encoding "UTF8": {found}')
 
     async def _flush(self, message: Flush) -> None:
         await self._channel.flush()

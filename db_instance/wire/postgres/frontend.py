@@ -28,6 +28,7 @@ from db_instance.wire.postgres.messages import (
     FunctionCall,
     GssEncRequest,
     Message,
+    NotText,
     Parse,
     Password,
     Query,
@@ -63,6 +64,7 @@ _GSSENC_CODE: Final = 80877104
 _SHORT_BYTES_MAX: Final = 32
 _SHORT_MAX: Final = 1000
 _REPEATED: Final = frozenset(b"DECSH")
+_EXTENDED: Final = frozenset(b"PBDEC")
 _SHORT: Final[dict[bytes, "Message"]] = {}
 """Short messages that carry no values, by their bytes: they need not be decoded again."""
 
@@ -136,6 +138,9 @@ class FrontendParser:
         self._at = end
         try:
             message = decode(body)
+        except UnicodeDecodeError as error:
+            # Its frame is sound: only the request is not understood.
+            return NotText(error.object[error.start : error.end], kind in _EXTENDED)
         except (struct.error, IndexError, ValueError) as error:
             raise ProtocolViolation(f"message {chr(kind)!r} is malformed: {error}") from None
         if type(message) is Bind:
@@ -322,9 +327,9 @@ def _decode_execute(body: bytes) -> Execute:
 
 
 def _decode_copy_fail(body: bytes) -> CopyFail:
-    reason, at = _text(body, 0)
-    _expect_end(body, at)
-    return CopyFail(reason)
+    end = body.index(0)
+    _expect_end(body, end + 1)
+    return CopyFail(body[:end].decode("utf-8", "replace"))
 
 
 def _empty(message: Message) -> Callable[[bytes], Message]:

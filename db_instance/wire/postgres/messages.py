@@ -103,6 +103,15 @@ class FunctionCall(NamedTuple):
     pass
 
 
+class NotText(NamedTuple):
+    """A whole message, of which a text is not UTF-8."""
+
+    found: bytes
+    """The bytes that are none."""
+    extended: bool
+    """It was one of the extended query protocol: what follows up to Sync goes with it."""
+
+
 StartupMessage = SslRequest | GssEncRequest | CancelRequest | Startup
 Message = (
     Query
@@ -120,4 +129,5 @@ Message = (
     | CopyFail
     | Password
     | FunctionCall
+    | NotText
 )

@@ -9,9 +9,11 @@ from db_instance.wire.postgres.messages import (
     Bind,
     CancelRequest,
     Close,
+    CopyFail,
     Describe,
     Execute,
     GssEncRequest,
+    NotText,
     Parse,
     Query,
     RunPrepared,
@@ -122,7 +124,6 @@ def test_startup(why: str, sent: bytes, expected: object) -> None:
         ("oversized", b"Q\x7f\xff\xff\xff"),
         ("no terminator", message(b"Q", b"select 1")),
         ("bytes after the terminator", message(b"Q", b"select 1\0x")),
-        ("no utf-8", message(b"Q", b"\xff\xfe\0")),
         ("parse without types", message(b"P", b"\0select 1\0")),
         ("bind with a truncated value", message(b"B", b"\0\0\0\0\0\1\0\0\0\x09abc\0\0")),
         ("bind with a negative size", message(b"B", b"\0\0\0\0\0\1\xff\xff\xff\xf0\0\0")),
@@ -137,6 +138,21 @@ def test_what_is_no_message_is_refused(why: str, sent: bytes) -> None:
     parser.feed(sent)
     with pytest.raises(ProtocolViolation):
         parser.next_message()
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (message(b"Q", b"select '\xff'\0"), NotText(b"\xff", extended=False)),
+        (message(b"P", b"\0select '\xe9t\0\0\0"), NotText(b"\xe9", extended=True)),
+        (message(b"D", b"Sn\xfcr\0"), NotText(b"\xfc", extended=True)),
+        (message(b"f", b"n\xfcr\0"), CopyFail("n\ufffdr")),
+    ],
+)
+def test_a_message_whose_text_is_no_utf_8_is_told_apart(sent: bytes, expected: object) -> None:
+    parser = FrontendParser()
+    parser.feed(sent + message(b"S", b""))
+    assert [parser.next_message(), parser.next_message()] == [expected, Sync()]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,35 @@ async def test_a_bad_message_ends_its_session_and_no_other(sql: SqlServer, why: 
     await other.close()
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        message(b"Q", b"insert into t values ('caf\xe9')\0"),
+        message(b"P", b"\0insert into t values ('caf\xe9')\0\0\0")
+        + message(b"B", bytes(8))
+        + message(b"E", bytes(5))
+        + message(b"S"),
+    ],
+    ids=["simple", "extended"],
+)
+async def test_a_text_that_is_no_utf_8_fails_and_its_session_goes_on(sql: SqlServer, sent: bytes) -> None:
+    reader, writer = await introduced(sql)
+    writer.write(query("create table t (a text)"))
+    await read_until(reader, b"Z")
+    writer.write(sent)
+    [(kind, body), ready] = await read_until(reader, b"Z")
+    assert (kind, sqlstate(body), ready) == (b"E", "22021", (b"Z", b"I"))
+    assert b"0xe9" in body
+    writer.write(query("begin"))
+    await read_until(reader, b"Z")
+    writer.write(sent)
+    assert (await read_until(reader, b"Z"))[-1] == (b"Z", b"E")
+    writer.write(query("rollback") + query("select count(*) from t"))
+    await read_until(reader, b"Z")
+    assert [body[6:] for kind, body in await read_until(reader, b"Z") if kind == b"D"] == [b"0"]
+    writer.close()
+
+
 async def test_random_bytes_after_the_beginning_harm_nobody_else(sql: SqlServer) -> None:
     dice = random.Random(11)
     other = await sql.connect()
