@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_limit_s: Callable[[], float | None] | None = None
         self._handed: Any = None
+        self._last_words_timer: asyncio.TimerHandle | None = None
 
     # The socket's side
 
@@ -98,6 +99,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._gone = True
+        if self._last_words_timer is not None:
+            self._last_words_timer.cancel()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         assert self._stepper is not None
@@ -287,6 +290,9 @@ class Connection(asyncio.Protocol):
         self._send(len(self._out))
         if self._transport is not None:
             self._transport.close()
+            if not self._gone:
+                # It closes once all is sent, which a client that reads nothing would keep from happening.
+                self._last_words_timer = self._loop.call_later(_SLOW_CLIENT_S, self._transport.abort)
 
 
 def _keep_alive(sock: socket.socket | None) -> None:

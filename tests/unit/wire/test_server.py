@@ -377,6 +377,24 @@ async def test_a_client_that_pipelines_and_does_not_read_does_not_fill_the_memor
     await other.close()
 
 
+async def test_who_leaves_without_reading_the_answer_is_dropped(
+    sql: SqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db_instance.wire.postgres.connection._SLOW_CLIENT_S", 0.1)
+    reader, writer = await introduced(sql)
+    writer.transport.pause_reading()
+    [connection] = sql.server._connections
+    assert connection._stepper is not None
+    while connection._room is None:  # until both sockets hold as much as they can
+        before = sql.engine.statements
+        writer.write(query("select repeat('x', 200000)"))
+        await sql.until(lambda: sql.engine.statements > before and connection._stepper.idle)  # noqa: B023
+    writer.write(message(b"X"))
+    await sql.until_no_sessions_but(0)
+    await sql.until(lambda: not sql.server._connections)
+    writer.close()
+
+
 _THOUSAND = "with recursive c(n) as (select 1 union all select n + 1 from c where n < 1000) select n from c"
 
 
