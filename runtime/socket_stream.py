@@ -115,6 +115,7 @@ class SocketStream(asyncio.BufferedProtocol):
         self._arrived_bytes -= len(message)
         if not self._reading and self._arrived_bytes <= _UNREAD_BYTES_MAX and self._socket is not None:
             self._reading = True
+            self._heard = self._loop.time()  # until now nobody listened, so that silence means nothing
             self._socket.resume_reading()
         return message
 
@@ -233,7 +234,7 @@ class SocketStream(asyncio.BufferedProtocol):
         if self._broken is not None:
             return
         silent = self._loop.time() - self._heard
-        if silent >= SILENCE_S:
+        if silent >= SILENCE_S and self._reading:
             self.fail(PeerUnavailable(f"{self._doing}: no sign of life for {silent:.0f} s"))
             return
         if silent >= PING_S:

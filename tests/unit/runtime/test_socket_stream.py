@@ -256,6 +256,25 @@ async def test_silence_is_noticed_and_an_idle_stream_is_not_silent(monkeypatch: 
     listener.close()
 
 
+async def test_who_is_not_read_for_long_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_stream, "PING_S", 0.03)
+    monkeypatch.setattr(socket_stream, "SILENCE_S", 0.12)
+    monkeypatch.setattr(socket_stream, "_UNREAD_BYTES_MAX", 100_000)
+
+    async def slow(stream: Stream) -> None:
+        for number in range(3):
+            await asyncio.sleep(0.2)  # its disk takes so long for one message
+            message = await stream.receive()
+            assert message is not None and message[0] == number
+        await stream.send(b"all")
+
+    async with _served(slow=slow) as server:
+        stream = _open(server, "slow")
+        for number in range(3):
+            await stream.send(bytes([number]) + bytes(1_000_000))
+        assert await stream.receive() == b"all"
+
+
 @pytest.mark.parametrize("kind", ["refused", "unknown", "never"])
 async def test_a_peer_that_cannot_be_reached(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket_stream, "CONNECT_TIMEOUT_S", 0.05)
