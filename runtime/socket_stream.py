@@ -386,6 +386,11 @@ def connect(located: Awaitable[tuple[str, int]], method: str, doing: str) -> Soc
             stream.fail(error)
         except (OSError, TimeoutError) as error:
             stream.fail(PeerUnavailable(f"{doing}: {error or 'no connection in time'}"))
+        except BaseException as error:
+            # An answer that makes no sense, a port that is none: nobody looks at this task, but at the stream.
+            stream.fail(PeerUnavailable(f"{doing}: {type(error).__name__}: {error}"))
+            if not isinstance(error, Exception):
+                raise
 
     stream.connecting = asyncio.ensure_future(go())
     return stream

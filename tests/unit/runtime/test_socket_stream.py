@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from proto import runtime_pb2
 from runtime import socket_stream
 from runtime.socket_stream import SocketStream, StreamServer, connect
 from runtime.transport import Stream
@@ -275,7 +276,9 @@ async def test_who_is_not_read_for_long_is_not_silent(monkeypatch: pytest.Monkey
         assert await stream.receive() == b"all"
 
 
-@pytest.mark.parametrize("kind", ["refused", "unknown", "never"])
+@pytest.mark.parametrize(
+    "kind", ["refused", "unknown", "never", "no port", "no host", "garbage", "cancelled"]
+)
 async def test_a_peer_that_cannot_be_reached(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket_stream, "CONNECT_TIMEOUT_S", 0.05)
 
@@ -284,13 +287,18 @@ async def test_a_peer_that_cannot_be_reached(kind: str, monkeypatch: pytest.Monk
             raise PeerUnavailable("nobody knows it")
         if kind == "never":
             await asyncio.sleep(60)
-        return "127.0.0.1", 1
+        if kind == "garbage":
+            runtime_pb2.LocateReply.FromString(b"\xff")
+        if kind == "cancelled":  # as a channel's calls are when it is closed
+            raise asyncio.CancelledError
+        return "a..b" if kind == "no host" else "127.0.0.1", 70_000 if kind == "no port" else 1
 
     stream = connect(located(), "echo", "stream to nobody")
-    with pytest.raises(PeerUnavailable):
-        await stream.send(b"x")
-    with pytest.raises(PeerUnavailable):
-        await stream.receive()
+    async with asyncio.timeout(5):
+        with pytest.raises(PeerUnavailable):
+            await stream.send(b"x")
+        with pytest.raises(PeerUnavailable):
+            await stream.receive()
 
 
 async def test_stopping_ends_streams_handlers_and_the_port() -> None:
