@@ -14,6 +14,12 @@ from db_instance.dialect.statement import Catalog, SqlError, TableInfo
 _READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID)) | NUMBERS | TIMES
 
 
+PARAMS_MAX: Final = 32_766
+"""Of one statement, as SQLite has it. Clients may send as many as the protocol counts."""
+
+_PROTOCOL_PARAMS_MAX: Final = 65_535
+
+
 _WIDER: Final = (types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ)
 """Each in front of what it becomes where two are compared."""
 
@@ -111,8 +117,12 @@ def param_types(
         found[number] = found.get(number) or oid_around(param, tables)
     if isinstance(tree, exp.Insert):
         _types_of_inserted(tree, catalog, found)
-    if found and (min(found) < 1 or max(found) > 32767):
-        raise SqlError("42P02", f"there is no parameter ${min(found)}")
+    if found and (min(found) < 1 or max(found) > _PROTOCOL_PARAMS_MAX):
+        raise SqlError("42P02", f"there is no parameter ${min(found) if min(found) < 1 else max(found)}")
+    if found and max(found) > PARAMS_MAX:
+        raise SqlError(
+            "54000", f"{max(found)} parameters in one statement: at most {PARAMS_MAX} are possible"
+        )
     return tuple(found.get(number, 0) for number in range(1, max(found, default=0) + 1))
 
 

@@ -272,3 +272,24 @@ def test_parameters_know_their_types(sql: str, oids: tuple[int, ...]) -> None:
 def test_what_a_statement_is(sql: str, kind: str, tag: str, reads_only: bool) -> None:
     found = translate(sql, read_schema(_connection()))
     assert (found.kind, found.tag, found.reads_only) == (kind, tag, reads_only)
+
+
+@pytest.mark.parametrize(
+    ("number", "sqlstate", "told"),
+    [
+        (0, "42P02", "there is no parameter $0"),
+        (32_767, "54000", "32767 parameters in one statement: at most 32766 are possible"),
+        (65_535, "54000", "65535 parameters in one statement: at most 32766 are possible"),
+        (65_536, "42P02", "there is no parameter $65536"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_named(number: int, sqlstate: str, told: str) -> None:
+    with pytest.raises(SqlError) as refused:
+        translate(f"SELECT n FROM t WHERE n IN ($1, ${number})", read_schema(_connection()))
+    assert (refused.value.sqlstate, str(refused.value)) == (sqlstate, told)
+
+
+def test_the_last_parameter_that_can_be() -> None:
+    values = (1, *[None] * 32_764, 3)
+    found = _run(_connection(), "SELECT n FROM t WHERE n IN ($1, $32766) ORDER BY n", *values)
+    assert found == [(1,), (3,)]
