@@ -172,10 +172,11 @@ class LocalProcesses:
         if watched.child is not None and (alive := pids.look_at_child(watched.child)) is not None:
             return alive
         alive = pids.find(self._folder, id)
-        if alive is None and not watched.searched:
-            alive = pids.search(self._folder, id)
-        elif alive is None and watched.pid is not None:
+        if alive is None and watched.pid is not None:
             alive = pids.look_at(self._folder, id, watched.pid)
+        if alive is None and (watched.pid is not None or not watched.searched):
+            # One ends at once where another of its name runs already: that one is the one to watch.
+            alive = pids.search(self._folder, id)
         watched.searched = True
         return alive
 
@@ -186,12 +187,17 @@ class LocalProcesses:
         if self._ending or process.wanted is not Wanted.RUNNING:
             events.info("process.ended", id=process.id, pid=pid, how=watched.last_exit)
             return
-        watched.crashes = crashes_after_exit(watched.crashes, lived_s)
-        delay = restart_delay_s(watched.crashes, self._dice.random())
-        watched.start_at = now + delay
+        delay = self._put_off(watched, lived_s, now)
         events.warning(
             "process.crashed", id=process.id, pid=pid, how=watched.last_exit, restart_in_s=round(delay, 2)
         )
+
+    def _put_off(self, watched: _Watched, lived_s: float, now: float) -> float:
+        """How long it is until the next start."""
+        watched.crashes = crashes_after_exit(watched.crashes, lived_s)
+        delay = restart_delay_s(watched.crashes, self._dice.random())
+        watched.start_at = now + delay
+        return delay
 
     def _do(self, action: ProcessAction) -> None:
         match action:
@@ -208,7 +214,16 @@ class LocalProcesses:
 
     def _start(self, id: str) -> None:
         watched, spec = self._watch(id), self.spec()
-        watched.child = pids.start(self._folder, id, self._command(self._folder, spec, spec.process(id)))
+        try:
+            watched.child = pids.start(self._folder, id, self._command(self._folder, spec, spec.process(id)))
+        except OSError as error:
+            # Its disk, as a rule: no reason to leave the others alone.
+            watched.last_exit = f"not started: {error}"
+            delay = self._put_off(watched, 0.0, self._clock.monotonic())
+            events.warning(
+                "process.not_started", id=id, reason=watched.last_exit, restart_in_s=round(delay, 2)
+            )
+            return
         watched.pid, watched.since = watched.child.pid, self._clock.monotonic()
         events.info("process.started", id=id, pid=watched.pid)
 

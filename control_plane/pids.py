@@ -7,6 +7,7 @@ command line carries the same `--id` and `--dir` that we would start it with.
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,7 +49,8 @@ def search(folder: ClusterFolder, id: str) -> Alive | None:
         return found
     for entry in PROC.iterdir():
         if entry.name.isdigit() and (found := look_at(folder, id, int(entry.name))) is not None:
-            write_pid(folder, id, found.pid)
+            with suppress(OSError):  # the disk is full, say: then it is looked for again
+                write_pid(folder, id, found.pid)
             return found
     return None
 
@@ -107,7 +109,12 @@ def start(folder: ClusterFolder, id: str, words: list[str]) -> "subprocess.Popen
             env=_environment(),
             start_new_session=True,
         )
-    write_pid(folder, id, process.pid)
+    try:
+        write_pid(folder, id, process.pid)
+    except BaseException:
+        process.kill()  # nobody would know of it
+        process.wait()
+        raise
     return process
 
 

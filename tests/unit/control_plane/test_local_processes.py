@@ -145,6 +145,49 @@ async def test_a_process_that_cannot_start_is_counted_and_says_how_it_ended(worl
     assert world.facts("s1").last_exit == "ended with status 3"
 
 
+async def test_a_process_that_cannot_be_started_holds_up_no_other(world: World) -> None:
+    world.folder.data_dir("s1").write_text("where its folder should be")
+    await world.until(lambda: world.local.step() or world.facts("s1").crashes >= 2)
+    assert [facts.id for facts in world.local.facts() if facts.pid] == ["s2", "w1"]
+    assert world.facts("s1").last_exit.startswith("not started: [Errno 20]")
+    assert world.facts("s1").restart_in_s > 0, "it is not tried ten times a second"
+    world.folder.data_dir("s1").unlink()
+    await world.until(lambda: world.local.step() or world.facts("s1").pid is not None)
+
+
+async def test_a_process_whose_pid_file_cannot_be_written_is_none(world: World) -> None:
+    in_its_way = world.folder.pid_file("s1").with_suffix(".new")
+    in_its_way.mkdir()
+    await world.until(lambda: world.local.step() or world.facts("s1").crashes >= 2)
+    assert pids.search(world.folder, "s1") is None, "nothing runs that nobody knows of"
+    in_its_way.rmdir()
+    await world.until(lambda: world.local.step() or world.facts("s1").pid is not None)
+
+
+async def test_a_process_is_found_where_its_pid_file_cannot_be_written(world: World) -> None:
+    world.local.step()
+    await world.until(lambda: pids.find(world.folder, "s1") is not None)  # it shows its name
+    world.folder.pid_file("s1").unlink()
+    world.folder.pid_file("s1").with_suffix(".new").mkdir()
+    found = pids.search(world.folder, "s1")
+    assert found is not None and found.pid == world.pid("s1")
+
+
+async def test_where_another_of_its_name_runs_already_that_one_is_watched(world: World) -> None:
+    """`sixfold start` and the control plane have both started it; one of the two found its ports taken."""
+    command = world._command(world.folder, SPEC, SPEC.process("s1"))
+    other = pids.start(world.folder, "s1", command)
+    await world.until(lambda: pids.find(world.folder, "s1") is not None)
+    world.folder.pid_file("s1").unlink()
+    world.local._watch("s1").searched = True  # it has not been there yet when we looked
+    world.local.step()
+    assert world.pid("s1") != other.pid
+    os.kill(world.pid("s1"), signal.SIGKILL)
+    await world.until(lambda: world.local.step() or world.facts("s1").pid == other.pid)
+    os.kill(other.pid, signal.SIGKILL)
+    other.wait()
+
+
 async def test_a_killed_process_stays_dead_until_it_is_started(world: World) -> None:
     world.local.step()
     assert await world.local.set_wanted("s1", Wanted.KILLED) == ["s1"]
