@@ -5,7 +5,7 @@ a restart; what has been decided is in the metadata before anybody is told.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
 from control_plane.agents import Agents
@@ -135,7 +135,7 @@ class Repairs:
             case Begin():
                 await self._begin(step)
             case Tell():
-                await self._tell(step.volume, step.group, nodes)
+                await self._tell(step.volume, step.group, nodes, step.awaited)
             case Finish():
                 await self._finish(step, nodes)
             case Revert():
@@ -162,7 +162,9 @@ class Repairs:
             why=step.why,
         )
 
-    async def _tell(self, volume: Volume, group: Group, nodes: dict[NodeId, Node]) -> None:
+    async def _tell(
+        self, volume: Volume, group: Group, nodes: dict[NodeId, Node], awaited: Collection[NodeId]
+    ) -> None:
         """All members that answer learn the epoch; what they have then is the mark of the replacements."""
         told: dict[NodeId, tuple[Lsn, Epoch, Epoch]] = {}
 
@@ -176,7 +178,7 @@ class Repairs:
         answering = self._observer.answering()
         await asyncio.gather(*(tell(member) for member in group.members if member.node in answering))
         key = (volume.id, group.id)
-        self._fences[key] = fence_of(group, told, self._fences.get(key), self._clock.monotonic())
+        self._fences[key] = fence_of(group, told, self._fences.get(key), self._clock.monotonic(), awaited)
 
     async def _finish(self, step: Finish, nodes: dict[NodeId, Node]) -> None:
         volume, group, new = step.volume, step.group, step.replacement
@@ -186,7 +188,7 @@ class Repairs:
             volume.name, group.id, group.membership_epoch, new.slot, keep_new=True
         )
         events.info(f"{new.reason}.done", volume=volume.name, group=group.id, slot=new.slot, node=new.node)
-        await self._tell(after, after.groups[group.id], nodes)
+        await self._tell(after, after.groups[group.id], nodes, step.awaited)
 
     async def _revert(self, step: Revert) -> None:
         volume, group, new = step.volume, step.group, step.replacement

@@ -92,6 +92,8 @@ class Begin:
 class Tell:
     volume: Volume
     group: Group
+    awaited: Collection[NodeId] = ()
+    """Where a loss is accepted: those that are left, and must be heard before anything is decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class Finish:
     group: Group
     replacement: Member
     promised: Epoch
+    awaited: Collection[NodeId] = ()
+    """As of Tell, for the membership that follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +142,19 @@ def plan_membership(volumes: Iterable[Volume], facts: Facts, patience: Patience)
 
 
 def fence_of(
-    group: Group, told: Mapping[NodeId, tuple[Lsn, Epoch, Epoch]], before: Fence | None, now_s: float
+    group: Group,
+    told: Mapping[NodeId, tuple[Lsn, Epoch, Epoch]],
+    before: Fence | None,
+    now_s: float,
+    awaited: Collection[NodeId] = (),
 ) -> Fence:
-    """From what the members that learned the group's epoch answered: SCL, timeline epoch, promise."""
+    """From what the members that learned the group's epoch answered: SCL, timeline epoch, promise.
+
+    Where a loss is accepted, all that are `awaited` are needed: what one of them alone has is not lost.
+    """
     slots = {member.slot for member in group.voters if member.node in told}
-    needed = min(READ_QUORUM, len(slots)) if group.loss_accepted and slots else READ_QUORUM
+    left = slots | {member.slot for member in group.voters if member.node in awaited}
+    needed = min(READ_QUORUM, len(left)) if group.loss_accepted and slots else READ_QUORUM
     known = before is not None and before.epoch == group.membership_epoch and before.enough
     since_s = before.since_s if before is not None and known else now_s
     if len(slots) < needed:
@@ -180,7 +192,7 @@ class _Planner:
         change = self._change(volume, group)
         steps: list[Step] = [change] if change is not None else []
         if change is None and self._must_tell(volume, group):
-            steps.append(Tell(volume, group))
+            steps.append(Tell(volume, group, self._awaited(volume, group)))
         return steps + self._drops(volume, group)
 
     def _change(self, volume: Volume, group: Group) -> Begin | Finish | Revert | None:
@@ -210,7 +222,8 @@ class _Planner:
         fence = self._facts.fences.get((volume.id, group.id))
         if fence is not None and self._is_filled(volume, group, replacement, fence):
             # A writer that is granted an epoch may have heard of no replacement yet: it keeps the older ones out.
-            return Finish(volume, group, replacement, max(fence.promised, volume.epoch))
+            promised = max(fence.promised, volume.epoch)
+            return Finish(volume, group, replacement, promised, self._awaited(volume, group))
         why = self._suspicion(volume, group, replacement)
         if not why:
             return None
@@ -252,6 +265,17 @@ class _Planner:
         report = self._report(volume, group, member.node)
         answers = self._silent_s(member.node) <= _ANSWERING_S
         return answers and report is not None and report.state in ("ok", "behind")
+
+    def _awaited(self, volume: Volume, group: Group) -> Collection[NodeId]:
+        """Voters that may only be away for a moment, where not even three of them are left."""
+        if not group.loss_accepted:
+            return ()
+        return frozenset(
+            voter.node
+            for voter in group.voters
+            if not self._suspicion(volume, group, voter)
+            and not (group.may_be_made(voter) and self._report(volume, group, voter.node) is None)
+        )
 
     def _well(self, volume: Volume, group: Group) -> int:
         return sum(self._is_well(volume, group, member) for member in group.voters)

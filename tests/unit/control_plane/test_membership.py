@@ -512,6 +512,22 @@ def test_where_loss_is_accepted_those_that_are_left_make_a_fence() -> None:
     assert not fence_of(lost, {}, None, 10.0).enough
 
 
+def test_of_those_that_are_left_all_are_heard_before_anything_is_decided() -> None:
+    lost = replace(group_of(_FILLING, epoch=2), loss_accepted=True)
+    assert not fence_of(lost, _told_by("a"), None, 10.0, {"a", "b"}).enough
+    both = fence_of(lost, _told_by("a") | _told_by("b", scl=8), None, 11.0, {"a", "b"})
+    assert (both.enough, both.scl) == (True, 8)
+    assert fence_of(lost, _told_by("a"), both, 12.0, {"a", "b"}) == both, "what b has alone stays the mark"
+    assert fence_of(lost, _told_by("a"), both, 40.0, {"a"}).scl == 7, "until it is gone as well"
+
+
+def test_who_is_left_is_told_with_the_plan() -> None:
+    lost = scene(_FILLING, loss_accepted=True, g="az3").silent(b=20, c=99, d=99, e=99, f=99)
+    assert [step.awaited for step in lost.steps() if isinstance(step, Tell)] == [{"a", "b"}]
+    well = scene(_FILLING, g="az3").silent(b=20, f=99)
+    assert [step.awaited for step in well.steps() if isinstance(step, Tell)] == [()]
+
+
 # Where a replacement goes
 
 

@@ -274,6 +274,31 @@ def test_one_copy_that_is_left_is_enough_when_the_loss_is_accepted() -> None:
     _with_cluster(story, _SIX | {"g": "az1", "h": "az2", "i": "az3", "j": "az2", "k": "az3"})
 
 
+def test_what_one_of_two_copies_alone_holds_is_not_lost_while_it_is_away_for_a_moment() -> None:
+    async def story(cluster: Cluster) -> None:
+        _down(cluster, "a")
+        cluster.write(cluster.logs[_GROUP].writers[-1])
+        assert cluster.logs[_GROUP].acknowledged == 1
+        _up(cluster, "a")
+        _down(cluster, "c", "d", "e", "f")
+        for _ in range(10):
+            await cluster.round()
+        await cluster.metadata.accept_loss("main", _GROUP)  # a and b are left, and b alone has it
+        while "+" not in (await cluster.describe())[0].split()[-1]:
+            await cluster.round()
+        _down(cluster, "b")  # it is started again
+        for _ in range(6):
+            await cluster.round()
+            cluster.gossip()
+            await cluster.open(_GROUP)  # finds what was acknowledged, or nothing at all
+        _up(cluster, "b")
+        await cluster.until_well()
+        await cluster.open(_GROUP)
+        assert cluster.logs[_GROUP].acknowledged >= 1
+
+    _with_cluster(story, _SIX | {"h": "az2", "i": "az3", "j": "az2", "k": "az3"})
+
+
 def test_an_accepted_loss_is_over_once_the_copies_are_back() -> None:
     async def story(cluster: Cluster) -> None:
         _down(cluster, "c", "d", "e", "f")
