@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from control_plane.agents import Agents
 from control_plane.cluster.health import GONE_AFTER_S, NodeHealth, answers, node_facts, node_health
-from control_plane.cluster.model import InstanceReport, NodeId, NodeReport
+from control_plane.cluster.model import InstanceReport, NodeId, NodeReport, is_of_the_disk
 from control_plane.cluster.status import Seen
 from control_plane.metadata.interface import Metadata
 from runtime.clock import Clock
@@ -91,6 +91,15 @@ class Observer:
 
     def answering(self) -> frozenset[NodeId]:
         return frozenset(id for id, seen in self.node_reports().items() if answers(seen.ago_s))
+
+    def fit(self) -> frozenset[NodeId]:
+        """Those of them whose disk has not failed."""
+        failed = {
+            id
+            for id, (report, _) in self._nodes.items()
+            if report.failed or any(is_of_the_disk(each.state) for each in report.segments)
+        }
+        return self.answering() - failed
 
     async def close(self) -> None:
         for task in self._asking.values():

@@ -47,14 +47,16 @@ class Repairs:
         clock: Clock,
         patience: Patience,
         is_asking: Callable[[VolumeId, GroupId, NodeId], bool],
+        refusing: Callable[[], Collection[NodeId]],
     ) -> None:
-        """`is_asking`: is the node being asked to make a segment of that group?"""
+        """`is_asking`: is the node being asked to make a segment of that group? `refusing`: whose disk has none made."""
         self._metadata = metadata
         self._agents = agents
         self._observer = observer
         self._clock = clock
         self._patience = patience
         self._is_asking = is_asking
+        self._refusing = refusing
         self._watching_since_s = clock.monotonic()
         self._bad_since_s: dict[Key, float] = {}
         self._fences: dict[tuple[VolumeId, GroupId], Fence] = {}
@@ -83,7 +85,7 @@ class Repairs:
         }
         self._note_bad(volumes, reports, now)
         unfit = [node.id for node in nodes if node.id not in seen or seen[node.id].report.failed]
-        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, unfit)
+        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, unfit, self._refusing())
 
     def _note_bad(self, volumes: Sequence[Volume], reports: dict[Key, SegmentReport], now: float) -> None:
         """Since when a node that answers has not had a segment that it should have."""
@@ -97,12 +99,18 @@ class Repairs:
                     bad_now = (
                         report.state.startswith("failed")
                         if report is not None
-                        else not (group.may_be_made(member) or self._is_asking(*key))
+                        else not self._may_come(group, member, key)
                     )
                     answered = member.node in seen and answers(seen[member.node].ago_s)
                     if bad_now and answered:
                         bad[key] = self._bad_since_s.get(key, now - seen[member.node].ago_s)
         self._bad_since_s = bad
+
+    def _may_come(self, group: Group, member: Member, key: Key) -> bool:
+        """Will a segment that is missing be there as soon as its node has been asked for it?"""
+        if self._is_asking(*key):
+            return True
+        return group.may_be_made(member) and (member.filling or member.node not in self._refusing())
 
     async def _note_created(self, volumes: Sequence[Volume], facts: Facts) -> bool:
         """A segment with a vote whose making nobody heard of is there, says its node. Was there any?"""

@@ -76,6 +76,8 @@ class Facts:
     fences: Mapping[tuple[VolumeId, GroupId], Fence] = field(default_factory=dict)
     unfit: Collection[NodeId] = ()
     """Nodes that can keep no log any more, whatever segments they have, or have never answered yet."""
+    refusing: Collection[NodeId] = ()
+    """Nodes that answer, and whose disk had no segment made when they were asked for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,7 @@ class _Planner:
             # A writer that is granted an epoch may have heard of no replacement yet: it keeps the older ones out.
             promised = max(fence.promised, volume.epoch)
             return Finish(volume, group, replacement, promised, self._awaited(volume, group))
-        why = self._suspicion(volume, group, replacement)
+        why = self._suspicion(volume, group, replacement) or self._refusal(group, replacement)
         if not why:
             return None
         if voter is not None:
@@ -259,7 +261,19 @@ class _Planner:
         report = self._report(volume, group, member.node)
         if report is not None:
             return report.state
-        return "" if group.may_be_made(member) else f"{member.node} does not have it"
+        if group.may_be_made(member) and (member.filling or member.node not in self._facts.refusing):
+            return ""
+        return f"{member.node} does not have it"
+
+    def _refusal(self, group: Group, replacement: Member) -> str:
+        """Why a replacement that cannot be made is given up. A repair that could go nowhere else waits for it."""
+        if replacement.created or replacement.node not in self._facts.refusing:
+            return ""
+        slot = replacement.slot
+        other = replacement_for(group, slot, self._facts.nodes, self._load, self._usable)
+        if replacement.reason is Reason.REPAIR and other is None:
+            return ""
+        return f"{replacement.node} cannot make it"
 
     def _is_well(self, volume: Volume, group: Group, member: Member) -> bool:
         report = self._report(volume, group, member.node)
@@ -371,4 +385,5 @@ class _Planner:
             and self._silent_s(node.id) <= _ANSWERING_S
             and node.id not in failed
             and node.id not in self._facts.unfit
+            and node.id not in self._facts.refusing
         }

@@ -1,7 +1,7 @@
 """Where the six segments of a new group go: two in each of three AZs, each on another node.
 
 Slots 0 and 1 lie in the first AZ, 2 and 3 in the second, 4 and 5 in the third. Nodes that answer
-come first, then the ones with fewer segments; names settle the rest, so that a control plane that
+and whose disk is well come first, then the ones with fewer segments; names settle the rest, so that a control plane that
 restarts half way places the same way again.
 """
 
@@ -18,12 +18,12 @@ assert ZONES * COPIES_PER_ZONE == COPIES
 
 
 def place(
-    nodes: Iterable[Node], segments_on: Mapping[NodeId, int], answering: Collection[NodeId]
+    nodes: Iterable[Node], segments_on: Mapping[NodeId, int], fit: Collection[NodeId]
 ) -> tuple[Member, ...]:
     """Choose the six nodes of a new group; raises QuorumLost when three AZs with two nodes are not there."""
 
     def cost(node: Node) -> tuple[bool, int, str]:
-        return node.id not in answering, segments_on.get(node.id, 0), node.id
+        return node.id not in fit, segments_on.get(node.id, 0), node.id
 
     by_az: dict[str, list[Node]] = {}
     for node in sorted((node for node in nodes if not node.draining), key=cost):
@@ -36,8 +36,8 @@ def place(
 
     def cost_of_az(az: str) -> tuple[bool, int, str]:
         pair = chosen[az]
-        unanswering = any(node.id not in answering for node in pair)
-        return unanswering, sum(segments_on.get(node.id, 0) for node in pair), az
+        unfit = any(node.id not in fit for node in pair)
+        return unfit, sum(segments_on.get(node.id, 0) for node in pair), az
 
     cheapest = sorted(sorted(chosen, key=cost_of_az)[:ZONES])
     six = [node for az in cheapest for node in chosen[az]]

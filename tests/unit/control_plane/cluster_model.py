@@ -68,6 +68,8 @@ class Segment:
 class Machine:
     node: Node
     up: bool = True
+    full: bool = False
+    """No segment can be made there."""
     segments: dict[GroupId, Segment] = field(default_factory=dict)
     seen: tuple[NodeReport, float] | None = None
     """What the control plane heard of it last."""
@@ -78,6 +80,8 @@ class Machine:
             if members.epoch < known.members.epoch + (known.state != "removed"):
                 raise StaleMembership(f"create pg{group} in {members.epoch}: {known.members.epoch}")
             known = None
+        if known is None and self.full:
+            raise SegmentFailed(f"create pg{group} at {self.node.id}: [Errno 28] No space left on device")
         if known is None:
             self.segments[group] = Segment(self.node.id, slot, members)
         elif members.epoch > known.members.epoch:
@@ -198,6 +202,8 @@ class Cluster:
         self.hidden_from_control: set[NodeId] = set()
         self.hidden_from: dict[int, set[NodeId]] = {}
         """By the epoch of a writer: nodes that it does not reach."""
+        self.refusing: set[NodeId] = set()
+        """What control_plane/volumes.py notes: nodes whose disk had no segment made."""
         self.openings: list[Opening] = []
         self.unheard: Collection[str] = ()
         self.late: list[tuple[str, Any]] = []
@@ -290,6 +296,9 @@ class Cluster:
                 self._answers(member.node)
             except (PeerUnavailable, DeadlineExceeded, StaleMembership):
                 continue
+            except SegmentFailed:
+                self.refusing.add(member.node)
+                continue
             await self.metadata.mark_created("main", group.id, member.slot, member.node)
 
     def deliver_a_late_one(self) -> None:
@@ -327,7 +336,9 @@ class Cluster:
 
     def _repairs(self) -> Repairs:
         itself = cast(Any, self)
-        return Repairs(self.metadata, itself, itself, itself, PATIENCE, lambda *_: False)
+        return Repairs(
+            self.metadata, itself, itself, itself, PATIENCE, lambda *_: False, lambda: self.refusing
+        )
 
     def planned(self, volumes: Any, facts: Facts, patience: Patience) -> list[Step]:
         """In place of `plan_membership`: the plan is looked at, and its steps come in any order, if they come."""

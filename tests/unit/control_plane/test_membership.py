@@ -56,6 +56,7 @@ class Scene:
     reports: dict[Key, SegmentReport] = field(default_factory=dict)
     fences: dict[int, Fence] = field(default_factory=dict)
     unfit: set[str] = field(default_factory=set)
+    refusing: set[str] = field(default_factory=set)
 
     def silent(self, **seconds: float) -> "Scene":
         self.silent_s |= seconds
@@ -96,6 +97,7 @@ class Scene:
             {key: _NOW_S - for_s for key, for_s in self.bad_s.items()},
             {(_VOLUME, GroupId(id)): fence for id, fence in self.fences.items()},
             {NodeId(node) for node in self.unfit},
+            {NodeId(node) for node in self.refusing},
         )
         volume = Volume(_VOLUME, "main", 1 << 20, Epoch(1), "w1", tuple(self.groups))
         return plan_membership([volume], facts, Patience())
@@ -235,6 +237,17 @@ def test_a_segment_that_fails_before_anybody_confirmed_it_is_replaced() -> None:
     members = tuple(replace(member, created=member.node != "g") for member in group.members)
     seen.groups = [replace(group, members=members)]
     assert seen.plan() == ["pg0: g goes (its replacement: failed: hot log)"]
+
+
+def test_a_group_of_which_only_three_could_be_made_is_made_elsewhere() -> None:
+    half = scene(_SIX, g="az3")
+    members = [replace(each, created=each.node in "abc") for each in half.groups[0].members]
+    half.groups[0] = replace(half.groups[0], members=tuple(members))
+    for node in "def":
+        half.bad(node, 99)
+    assert half.plan() == [], "they will be made as soon as their nodes are asked"
+    half.refusing = {"e", "f"}
+    assert half.plan() == ["pg0: g for e (repair: e does not have it)"]
 
 
 def test_a_loss_that_is_accepted_leaves_one_to_fill_from() -> None:

@@ -187,6 +187,62 @@ def test_a_replacement_that_fails_before_it_is_confirmed_does_not_block_its_slot
     _with_cluster(story, _NINE)
 
 
+@pytest.mark.parametrize("wiped", [False, True])
+def test_a_node_that_cannot_make_a_segment_is_passed_over(wiped: bool) -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.add("j", "az3")
+        cluster.machines[NodeId("i")].full = True
+        cluster.machines[NodeId("f")].full = wiped
+        (_wipe if wiped else _down)(cluster, "f")
+        for _ in range(40):
+            await cluster.round()
+            cluster.gossip()
+        assert await cluster.describe() == ["a b c d e j"]
+        epochs = [group.membership_epoch for group in await cluster.groups()]
+        for _ in range(40):
+            await cluster.round()
+            cluster.gossip()
+        assert [group.membership_epoch for group in await cluster.groups()] == epochs, (
+            "and that is the end of it"
+        )
+
+    _with_cluster(story, _NINE)
+
+
+def test_a_repair_that_can_go_nowhere_else_waits_for_its_node() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.machines[NodeId("i")].full = True
+        _down(cluster, "f")
+        for _ in range(20):
+            await cluster.round()
+        assert await cluster.describe() == ["a b c d e f+i"]
+        (group,) = await cluster.groups()
+        assert group.membership_epoch == 2
+        cluster.machines[NodeId("i")].full = False
+        for _ in range(10):
+            await cluster.round()
+            cluster.gossip()
+        assert await cluster.describe() == ["a b c d e i"]
+
+    _with_cluster(story, _NINE)
+
+
+def test_a_move_to_a_node_that_cannot_make_it_is_given_up() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.machines[NodeId("i")].full = True
+        await cluster.metadata.set_draining(NodeId("f"), True)
+        for _ in range(20):
+            await cluster.round()
+        assert await cluster.describe() == ["a b c d e f"]
+        await cluster.add("j", "az3")
+        for _ in range(20):
+            await cluster.round()
+            cluster.gossip()
+        assert await cluster.describe() == ["a b c d e j"]
+
+    _with_cluster(story, _NINE)
+
+
 def test_after_a_start_nothing_is_placed_on_a_node_that_has_not_answered_yet() -> None:
     async def story(cluster: Cluster) -> None:
         _down(cluster, "i")

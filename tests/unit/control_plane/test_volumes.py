@@ -10,11 +10,11 @@ from control_plane.agents import CREATE_SEGMENT, INSTANCE_STATUS, NODE_STATUS, A
 from control_plane.cluster.model import Member, Node, NodeId, Reason
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.observer import Observer
-from control_plane.volumes import FIRST_NODES_S, Volumes
+from control_plane.volumes import FIRST_NODES_S, REFUSED_S, Volumes
 from proto import storage_pb2
 from runtime.clock import RealClock
 from runtime.transport import Handlers, Server, Stream
-from volume.errors import InvalidRequest, PeerUnavailable, QuorumLost, StaleEpoch
+from volume.errors import InvalidRequest, PeerUnavailable, QuorumLost, SegmentFailed, StaleEpoch
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, VolumeId
 from volume.limits import LEASE_S
 
@@ -27,6 +27,10 @@ class StorageNodes:
     def __init__(self) -> None:
         self.down: set[str] = set()
         self.slow: set[str] = set()
+        self.broken: set[str] = set()
+        """Their disks have failed, and they say so."""
+        self.full: set[str] = set()
+        """Their disks are full, and nobody has noticed yet."""
         self.hurry = asyncio.Event()
         self.created: dict[str, set[tuple[int, int]]] = {}
         self.asked: list[tuple[str, storage_pb2.CreateSegmentRequest]] = []
@@ -38,10 +42,14 @@ class StorageNodes:
             await self.hurry.wait()
         assert method in (CREATE_SEGMENT, NODE_STATUS), f"{method} is not {INSTANCE_STATUS}"
         if method == CREATE_SEGMENT:
+            if address in self.broken | self.full:
+                raise SegmentFailed(f"create at {address}: [Errno 28] No space left on device")
             wanted = storage_pb2.CreateSegmentRequest.FromString(request)
             assert len({member.slot for member in wanted.member}) == 6
             self.asked.append((address, wanted))
             self.created.setdefault(address, set()).add((wanted.group, wanted.slot))
+        if address in self.broken:
+            return storage_pb2.NodeStatusReply(failed="hot log: [Errno 5] disk").SerializeToString()
         return b""
 
     def open_stream(self, address: str, method: str) -> Stream:
@@ -179,6 +187,38 @@ async def test_a_group_begun_before_a_crash_is_finished_when_asked_again(cluster
     cluster.storage.down = {"h:0"}
     await cluster.volumes.add_group("main", GroupId(1), Epoch(1), Lsn(50))
     assert await created(cluster) == [6, 5]
+
+
+NINE = [*NODES, *(Node(NodeId(f"t{az}"), f"az{az}", f"h:{5 + az}") for az in (1, 2, 3))]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["failed", "full"])
+async def test_a_volume_grows_where_disks_are_well(cluster: Cluster, known: bool) -> None:
+    """One node in each zone is no good, and holds least: what it had is elsewhere."""
+    await cluster.begin()
+    await cluster.volumes.open("main", "w1", Epoch(0))
+    await cluster.metadata.put_nodes(NINE, [])
+    (cluster.storage.broken if known else cluster.storage.full).update({"h:6", "h:7", "h:8"})
+    await cluster.observer.look(1.0)
+    if not known:
+        await cluster.metadata.begin_change("main", GroupId(0), Epoch(1), 0, NodeId("t1"), Reason.REPAIR)
+        await cluster.metadata.begin_change("main", GroupId(0), Epoch(2), 2, NodeId("t2"), Reason.REPAIR)
+        await cluster.metadata.begin_change("main", GroupId(0), Epoch(3), 4, NodeId("t3"), Reason.REPAIR)
+        await cluster.volumes.create_missing()
+        assert cluster.volumes.refusing() == {"t1", "t2", "t3"}
+        for slot in (0, 2, 4):
+            await cluster.metadata.end_change("main", GroupId(0), Epoch(4 + slot // 2), slot, keep_new=False)
+    await cluster.volumes.add_group("main", GroupId(1), Epoch(1), Lsn(50))
+    assert await created(cluster) == [6, 6]
+    assert (await cluster.volumes.open("main", "w1", Epoch(1))).epoch == 2
+
+
+async def test_a_node_that_could_not_make_a_segment_is_asked_again_later(cluster: Cluster) -> None:
+    cluster.storage.full = {"h:5"}
+    await cluster.begin()
+    assert (await created(cluster), cluster.volumes.refusing()) == ([5], {"s6"})
+    cluster.clock.at_s += REFUSED_S
+    assert cluster.volumes.refusing() == set()
 
 
 async def test_only_the_newest_writer_may_add_a_group(cluster: Cluster) -> None:
