@@ -96,7 +96,7 @@ def _process_from(found: dict[str, Any]) -> ProcessSpec:
 
 class ClusterFolder:
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        self.path = path.resolve()  # processes are told apart by it, whichever way it is typed
 
     @property
     def spec_file(self) -> Path:

@@ -249,7 +249,7 @@ def _tail(path: Path) -> list[str]:
 def what_next(spec: ClusterSpec, folder: ClusterFolder, default_dir: Path) -> list[str]:
     """What to type now, ready to copy."""
     host, _, port = spec.instances[0].sql.rpartition(":")
-    where = "" if folder.path == default_dir.absolute() else f" --dir {folder.path}"
+    where = "" if folder.path == default_dir.resolve() else f" --dir {folder.path}"
     connection = f"psycopg.connect('host={host} port={port} user={USER} dbname={DATABASE}')"
     return [
         f"  psql -h {host} -p {port} -U {USER} {DATABASE}",

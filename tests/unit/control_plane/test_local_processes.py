@@ -164,6 +164,15 @@ async def test_a_process_whose_pid_file_cannot_be_written_is_none(world: World) 
     await world.until(lambda: world.local.step() or world.facts("s1").pid is not None)
 
 
+async def test_a_process_is_found_whichever_way_the_folder_is_typed(world: World, tmp_path: Path) -> None:
+    world.local.step()
+    await world.until(lambda: pids.find(world.folder, "s1") is not None)  # it shows its name
+    (tmp_path / "link").symlink_to(tmp_path)
+    for typed in (tmp_path / "run" / "..", tmp_path / "link"):
+        found = pids.find(ClusterFolder(typed), "s1")
+        assert found is not None, f"`sixfold down --dir {typed}` says that nothing runs"
+
+
 async def test_a_process_is_found_where_its_pid_file_cannot_be_written(world: World) -> None:
     world.local.step()
     await world.until(lambda: pids.find(world.folder, "s1") is not None)  # it shows its name
