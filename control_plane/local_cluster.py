@@ -84,12 +84,16 @@ class ClusterSpec:
             if found["format"] != FORMAT:
                 raise LocalClusterError(f"cluster.json has format {found['format']}, known is {FORMAT}")
             processes = tuple(_process_from(each) for each in found["processes"])
+            if [each.role for each in processes].count("control") != 1:
+                raise ValueError("it names no control plane, or several")
             return cls(str(found["name"]), int(found["segment_size"]), int(found["base_port"]), processes)
         except (KeyError, TypeError, ValueError) as error:
             raise LocalClusterError(f"cluster.json is damaged: {type(error).__name__}: {error}") from error
 
 
 def _process_from(found: dict[str, Any]) -> ProcessSpec:
+    if found["role"] not in MODULES:
+        raise ValueError(f"{found['role']!r} is no role of a process")
     wanted, options = Wanted(found["wanted"]), tuple(str(option) for option in found["options"])
     return ProcessSpec(**{**found, "wanted": wanted, "options": options})
 
@@ -122,9 +126,14 @@ class ClusterFolder:
 
     def load(self) -> ClusterSpec:
         try:
-            return ClusterSpec.from_json(self.spec_file.read_text())
-        except OSError as error:
+            text = self.spec_file.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise LocalClusterError(f"no cluster in {self.path} (start one with `sixfold up`)") from error
+        except OSError as error:
+            raise LocalClusterError(f"read {self.spec_file}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise LocalClusterError(f"cluster.json is damaged: {error}") from error
+        return ClusterSpec.from_json(text)
 
     def save(self, spec: ClusterSpec) -> None:
         temporary = self.spec_file.with_suffix(".new")

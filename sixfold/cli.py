@@ -392,7 +392,7 @@ def main() -> None:
     except Exception as error:
         from control_plane.local_cluster import LocalClusterError
 
-        if not isinstance(error, LocalClusterError):
+        if not isinstance(error, LocalClusterError | OSError):
             raise
         _fail(str(error))
 

@@ -27,11 +27,27 @@ def test_a_description_survives_its_file(tmp_path: Path) -> None:
         SPEC.to_json().replace('"format": 1', '"format": 2'),
         SPEC.to_json().replace('"running"', '"flying"'),
         SPEC.to_json().replace('"metrics"', '"extra"'),
+        SPEC.to_json().replace('"role": "storage"', '"role": "storagf"'),
+        SPEC.to_json().replace('"role": "control"', '"role": "storage"'),
     ],
 )
 def test_a_damaged_description_is_refused(text: str) -> None:
     with pytest.raises(LocalClusterError):
         ClusterSpec.from_json(text)
+
+
+def test_a_byte_of_it_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path)
+    folder.spec_file.write_bytes(SPEC.to_json().encode().replace(b"az1", b"az\xb1"))
+    with pytest.raises(LocalClusterError, match=r"cluster\.json is damaged"):
+        folder.load()
+
+
+def test_one_that_cannot_be_read_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    folder = ClusterFolder(tmp_path)
+    folder.spec_file.mkdir()
+    with pytest.raises(LocalClusterError, match=r"read .*cluster.json: Is a directory"):
+        folder.load()
 
 
 def test_a_folder_without_a_cluster_says_so(tmp_path: Path) -> None:

@@ -284,8 +284,9 @@ async def test_a_cluster_file_that_vanished_changes_nothing(world: World) -> Non
     assert world.pid("s1") == before
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["gone", "damaged"])
 async def test_without_the_cluster_file_the_control_plane_goes_on(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     monkeypatch.setattr("control_plane.supervisor.CLUSTER_EVERY_S", 0.01)
     metadata, nothing = EmbeddedMetadata(tmp_path / "metadata.db"), cast(Any, _Idle())
@@ -293,7 +294,10 @@ async def test_without_the_cluster_file_the_control_plane_goes_on(
     supervisor = Supervisor(
         nothing, nothing, nothing, world.local, gauges, 1 << 20, RealClock(), random.Random(1)
     )
-    world.folder.spec_file.unlink()
+    if damaged:
+        world.folder.spec_file.write_bytes(b"\xff")
+    else:
+        world.folder.spec_file.unlink()
     with capture_logs() as told:
         running = asyncio.create_task(supervisor.run())
         await world.until(lambda: any(each["event"] == "supervisor.round_failed" for each in told))

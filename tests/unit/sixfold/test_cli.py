@@ -177,6 +177,24 @@ def test_a_fault_is_written_down_when_the_control_plane_is_not_there(
     assert wanted["s3"] is Wanted.RUNNING
 
 
+@pytest.mark.parametrize("words", [["kill", "s1"], ["status"], ["up", "--detach"], ["down"], ["add-node"]])
+def test_a_damaged_description_is_told_in_one_line(
+    sixfold: Run, folder: ClusterFolder, words: list[str]
+) -> None:
+    folder.spec_file.write_bytes(folder.spec_file.read_bytes().replace(b"az1", b"az\xb1"))
+    ran = sixfold(*words, "--dir", str(folder.path))
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert ran.err.startswith("sixfold: cluster.json is damaged")
+
+
+def test_a_disk_that_takes_no_change_is_told_in_one_line(sixfold: Run, folder: ClusterFolder) -> None:
+    folder.spec_file.with_suffix(".new").mkdir()  # as good as a full disk
+    ran = sixfold("kill", "control", "--dir", str(folder.path))
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert ran.err.startswith("sixfold: ")
+    assert "cluster.new" in ran.err
+
+
 def test_an_unknown_target_is_named_with_the_known_ones(sixfold: Run, folder: ClusterFolder) -> None:
     ran = sixfold("pause", "s7", "--dir", str(folder.path))
     assert ran.status == 1
