@@ -5,11 +5,12 @@ a restart; what has been decided is in the metadata before anybody is told.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
 from control_plane.agents import Agents
-from control_plane.cluster.health import answers
+from control_plane.cluster.health import SUSPECT_AFTER_S, answers
 from control_plane.cluster.membership import (
     Begin,
     Drop,
@@ -37,6 +38,9 @@ events = get_logger("control.repairs")
 
 _STEPS_AT_ONCE: Final = 64
 
+_ASLEEP_S: Final = 15.0
+"""A control plane that has gone no round for so long, longer than any takes, was paused itself and heard nobody for that reason."""
+
 
 class Repairs:
     def __init__(
@@ -57,7 +61,7 @@ class Repairs:
         self._patience = patience
         self._is_asking = is_asking
         self._refusing = refusing
-        self._watching_since_s = clock.monotonic()
+        self._watching_since_s = self._acted_s = clock.monotonic()
         self._bad_since_s: dict[Key, float] = {}
         self._fences: dict[tuple[VolumeId, GroupId], Fence] = {}
 
@@ -73,10 +77,12 @@ class Repairs:
 
     def _facts(self, volumes: Sequence[Volume], nodes: Sequence[Node]) -> Facts:
         now = self._clock.monotonic()
+        if now - self._acted_s > _ASLEEP_S:
+            self._watching_since_s = now
+        self._acted_s = now
         seen = self._observer.node_reports()
         silent_s = {
-            node.id: seen[node.id].ago_s if node.id in seen else now - self._watching_since_s
-            for node in nodes
+            node.id: self._silent_s(seen[node.id].ago_s if node.id in seen else None, now) for node in nodes
         }
         reports: dict[Key, SegmentReport] = {
             (report.volume, report.id.group, node): report
@@ -86,6 +92,13 @@ class Repairs:
         self._note_bad(volumes, reports, now)
         unfit = [node.id for node in nodes if node.id not in seen or seen[node.id].report.failed]
         return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, unfit, self._refusing())
+
+    def _silent_s(self, ago_s: float | None, now: float) -> float:
+        """A silence counts while we listened; but who has not answered lately does not answer."""
+        listened_s = now - self._watching_since_s
+        if ago_s is None or answers(ago_s):
+            return listened_s if ago_s is None else ago_s
+        return min(ago_s, max(listened_s, math.nextafter(SUSPECT_AFTER_S, math.inf)))
 
     def _note_bad(self, volumes: Sequence[Volume], reports: dict[Key, SegmentReport], now: float) -> None:
         """Since when a node that answers has not had a segment that it should have."""

@@ -76,6 +76,23 @@ def test_a_node_that_is_gone_is_replaced_and_commits_go_on_all_the_time() -> Non
     _with_cluster(story, _NINE)
 
 
+def test_what_a_control_plane_that_was_paused_did_not_hear_makes_no_suspect() -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.round()
+        cluster.hidden_from_control = {NodeId("f")}  # its one answer since then is late
+        await cluster.round(60.0)
+        assert await cluster.describe() == ["a b c d e f"]
+        cluster.hidden_from_control = set()
+        await cluster.round()
+        _down(cluster, "e")
+        await cluster.round(60.0)
+        assert await cluster.describe() == ["a b c d e f"]
+        await _pass(cluster, PATIENCE.unreachable_s + 1)
+        assert await cluster.describe() == ["a b c d e+i f"], "who stays away is"
+
+    _with_cluster(story, _NINE)
+
+
 def test_a_suspect_that_returns_keeps_its_place_and_the_replacement_goes() -> None:
     async def story(cluster: Cluster) -> None:
         _down(cluster, "f")
