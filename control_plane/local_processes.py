@@ -25,7 +25,13 @@ from control_plane.cluster.reconcile import (
     plan_processes,
     restart_delay_s,
 )
-from control_plane.local_cluster import ClusterFolder, ClusterSpec, ProcessSpec, command_line
+from control_plane.local_cluster import (
+    ClusterFolder,
+    ClusterSpec,
+    LocalClusterError,
+    ProcessSpec,
+    command_line,
+)
 from runtime.clock import Clock
 from runtime.events import get_logger
 from volume.errors import InvalidRequest, VolumeBusy
@@ -100,7 +106,7 @@ class LocalProcesses:
             ids = {facts.id for facts in self._facts_of(ids) if facts.pid is not None}
             if not ids:
                 raise InvalidRequest(f"pause {target}: it is not running")
-        self._folder.change(lambda spec: spec.with_wanted(ids, wanted))
+        self._change(lambda spec: spec.with_wanted(ids, wanted))
         for id in ids:
             self._watch(id).crashes = 0
             self._watch(id).start_at = 0.0
@@ -119,7 +125,7 @@ class LocalProcesses:
         await self.set_wanted(id, Wanted.KILLED)
         if not self._all_dead([id]):
             raise VolumeBusy(f"remove {id}: its process has not ended yet; ask again")
-        self._folder.change(lambda spec: spec.without(id))
+        self._change(lambda spec: spec.without(id))
         del self._watched[id]
         self._folder.pid_file(id).unlink(missing_ok=True)
         try:
@@ -134,6 +140,12 @@ class LocalProcesses:
         self._ending = True
         await self._end([process for process in ours if process.role == "instance"])
         await self._end(ours)
+
+    def _change(self, edit: Callable[[ClusterSpec], ClusterSpec]) -> None:
+        try:
+            self._folder.change(edit)
+        except (OSError, LocalClusterError) as error:
+            raise VolumeBusy(f"write down what is wanted: {error}") from error
 
     def _ours(self) -> list[ProcessSpec]:
         return [process for process in self.spec().processes if process.role != "control"]

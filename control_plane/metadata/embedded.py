@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from control_plane.cluster.model import Group, Instance, Member, Node, NodeId, Reason, Volume
-from volume.errors import InvalidRequest, PeerUnavailable, StaleEpoch, StaleMembership, UnknownFormat
+from volume.errors import InvalidRequest, StaleEpoch, StaleMembership, UnknownFormat, VolumeBusy
 from volume.ids import Epoch, GroupId, Lsn, VolumeId
 from volume.quorum import COPIES
 
@@ -96,7 +96,8 @@ class EmbeddedMetadata:
         except sqlite3.IntegrityError as error:
             raise InvalidRequest(f"write the metadata: {error}") from error
         except sqlite3.OperationalError as error:
-            raise PeerUnavailable(f"write the metadata: {error}") from error
+            # Not PeerUnavailable: that would read as if there were no control plane.
+            raise VolumeBusy(f"write the metadata: {error}") from error
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")

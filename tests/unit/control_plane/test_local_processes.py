@@ -229,6 +229,15 @@ async def test_what_is_not_there_cannot_be_paused(world: World) -> None:
             await world.local.set_wanted(nobody, Wanted.KILLED)
 
 
+async def test_a_wish_that_cannot_be_written_down_is_refused_with_the_reason(world: World) -> None:
+    world.local.step()
+    before = world.pid("s1")
+    world.folder.spec_file.with_suffix(".new").mkdir()  # as good as a full disk
+    with pytest.raises(VolumeBusy, match=r"write down what is wanted: .*cluster\.new"):
+        await world.local.set_wanted("s1", Wanted.KILLED)
+    assert world.pid("s1") == before
+
+
 async def test_what_the_command_line_wrote_is_done_too(world: World) -> None:
     world.local.step()
     world.folder.change(lambda spec: spec.with_wanted({"s2"}, Wanted.KILLED))

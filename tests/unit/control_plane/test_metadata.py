@@ -9,7 +9,7 @@ import pytest
 
 from control_plane.cluster.model import Group, Instance, Member, Node, NodeId, Reason
 from control_plane.metadata.embedded import FORMAT, FROM_1, EmbeddedMetadata
-from volume.errors import InvalidRequest, PeerUnavailable, StaleEpoch, StaleMembership, UnknownFormat
+from volume.errors import InvalidRequest, StaleEpoch, StaleMembership, UnknownFormat, VolumeBusy
 from volume.ids import Epoch, GroupId, Lsn
 
 NODES = [Node(NodeId(f"s{i + 1}"), f"az{i // 2 + 1}", f"127.0.0.1:{5451 + i}") for i in range(6)]
@@ -110,8 +110,19 @@ async def test_a_second_control_plane_is_kept_out(
     store: EmbeddedMetadata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("control_plane.metadata.embedded.LOCK_TIMEOUT_S", 0.0)
-    with pytest.raises((PeerUnavailable, sqlite3.OperationalError), match="locked"):
+    with pytest.raises((VolumeBusy, sqlite3.OperationalError), match="locked"):
         EmbeddedMetadata(tmp_path / "metadata.db")
+
+
+async def test_a_full_disk_is_told_and_changes_nothing(store: EmbeddedMetadata) -> None:
+    store._db.execute("PRAGMA max_page_count = 1")  # as many as there are: the disk is full
+    more = [Node(NodeId(f"s{number}"), "az1", "h:1" * 99) for number in range(7, 99)]
+    with pytest.raises(VolumeBusy, match="write the metadata: database or disk is full"):
+        await store.put_nodes(more, [])
+    assert await store.nodes() == tuple(NODES)
+    store._db.execute("PRAGMA max_page_count = 4294967294")
+    await store.put_nodes(more, [])
+    assert len(await store.nodes()) == 98
 
 
 # Members that change
@@ -375,7 +386,7 @@ async def test_taking_over_is_done_whole_or_not_at_all(
     write_format_1(tmp_path / "metadata.db")
     with monkeypatch.context() as patch:
         patch.setattr("control_plane.metadata.embedded.FROM_1", FROM_1 + "INSERT INTO nothing VALUES (1);")
-        with pytest.raises((PeerUnavailable, sqlite3.Error)):
+        with pytest.raises((VolumeBusy, sqlite3.Error)):
             EmbeddedMetadata(tmp_path / "metadata.db")
     store = EmbeddedMetadata(tmp_path / "metadata.db")
     assert await members(store) == "1: s1 s2 s3? s4 s5 s6"

@@ -1,3 +1,4 @@
+import asyncio
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -6,12 +7,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from control_plane.cluster.model import Node, NodeId
 from control_plane.local_cluster import ClusterFolder
+from control_plane.metadata.embedded import EmbeddedMetadata
 from sixfold import loss, nodes
 from sixfold.errors import CommandFailed
 from sixfold.layout import cluster_spec
 from sixfold.loss import group_of
-from sixfold.nodes import emptiest_zone, progress, waiting_for
+from sixfold.nodes import emptiest_zone, progress, refused_plainly, waiting_for
 from tests.unit.sixfold.fake_control import FakeControl
 from volume.errors import InvalidRequest, PeerUnavailable
 
@@ -38,6 +41,19 @@ def console() -> Console:
 def text(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_a_control_plane_that_cannot_write_is_not_said_to_be_away(
+    control: FakeControl, tmp_path: Path
+) -> None:
+    store = EmbeddedMetadata(tmp_path / "metadata.db")
+    store._db.execute("PRAGMA max_page_count = 1")  # as many as there are: the disk is full
+    with (
+        pytest.raises(CommandFailed, match="write the metadata: database or disk is full"),
+        refused_plainly(),
+    ):
+        asyncio.run(store.put_nodes([Node(NodeId("s" * 9999), "az1", "h:1")], []))
+    asyncio.run(store.close())
 
 
 # add-node
