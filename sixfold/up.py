@@ -103,6 +103,11 @@ def prepare(folder: ClusterFolder, settings: Settings) -> ClusterSpec:
         raise CommandFailed(
             f"the segment size of a volume never changes: here it is {found.segment_size} bytes"
         )
+    if settings.base_port not in (None, found.base_port) and (alive := running(folder, found)):
+        raise CommandFailed(
+            f"{', '.join(alive)} still {'runs' if len(alive) == 1 else 'run'}, on the ports from {found.base_port} on:"
+            " `sixfold down` first, then other ones may be chosen"
+        )
     return folder.change(lambda before: _renewed(before, settings))
 
 

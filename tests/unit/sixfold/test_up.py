@@ -1,13 +1,17 @@
 """The decisions of `sixfold up` that need no process."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from control_plane import pids
 from control_plane.cluster.model import Wanted
 from control_plane.local_cluster import ClusterFolder
+from sixfold.errors import CommandFailed
 from sixfold.layout import BASE_PORT, cluster_spec, moved, next_storage
 from sixfold.up import Settings, last_lines, prepare, readiness_problem, what_next
 from volume.limits import SEGMENT_SIZE_BYTES
@@ -30,6 +34,21 @@ def test_ports_and_cache_may_change_between_two_starts(tmp_path: Path) -> None:
     prepare(folder, Settings(1 << 20, 64 << 20, 7000))
     assert prepare(folder, Settings(None, None, 8000)) == cluster_spec(1 << 20, 8000, 64 << 20)
     assert prepare(folder, Settings(None, 32 << 20, None)) == cluster_spec(1 << 20, 8000, 32 << 20)
+
+
+def test_ports_do_not_change_under_what_still_runs(tmp_path: Path) -> None:
+    """The control plane has crashed, and the rest of the cluster serves on."""
+    folder = ClusterFolder(tmp_path)
+    made = prepare(folder, Settings(1 << 20, None, 7000))
+    waiting = [sys.executable, "-S", "-E", "-c", "input()", "--id", "s1", "--dir", str(folder.data_dir("s1"))]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE) as node:
+        pids.write_pid(folder, "s1", node.pid)
+        with pytest.raises(
+            CommandFailed, match="s1 still runs, on the ports from 7000 on: `sixfold down` first"
+        ):
+            prepare(folder, Settings(None, None, 8000))
+        assert prepare(folder, Settings(None, None, 7000)) == made
+    assert prepare(folder, Settings(None, None, 8000)).base_port == 8000
 
 
 def test_a_node_that_was_added_stays_and_so_do_options(tmp_path: Path) -> None:
