@@ -29,6 +29,7 @@ _NEXT_CONSTRAINT: Final = {
 """Words that begin a constraint, and so end what is before it."""
 _TIMES: Final = frozenset((types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ))
 _TEXTS_TO_SQLITE: Final = frozenset((types.JSON, types.JSONB, types.NAME))
+_READ: Final = _TIMES | {types.BOOL, types.BYTEA, types.TIME, types.UUID}
 _INTEGER_BITS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
 
 
@@ -173,10 +174,7 @@ def _constraints(rest: list[Token], oid: int) -> list[str]:
         word = rest[at].text.lower()
         if word == "default":
             end = _end_of_default(rest, at + 1)
-            default = _source(rest[at + 1 : end])
-            if oid in _TIMES and end > at + 2:  # neither NULL nor a literal
-                default = f"({default})::{types.type_name(oid)}"
-            parts += ["DEFAULT", f"({expression(default)})"]
+            parts += ["DEFAULT", f"({_default(rest[at + 1 : end], oid)})"]
         elif word == "generated" and (end := _end_of_identity(rest, at)):
             pass
         else:
@@ -186,6 +184,26 @@ def _constraints(rest: list[Token], oid: int) -> list[str]:
             parts += plain(rest[at:end])
         at = end
     return parts
+
+
+def _default(given: list[Token], oid: int) -> str:
+    """A literal as SQLite holds the column's type, or an expression: 'f' is false, and '2024-01-01' midnight."""
+    if len(given) == 1 and given[0].kind == "string" and oid in _READ:
+        try:
+            value = types.decode_text(oid, string_value(given[0].text).encode())
+        except types.InvalidValue as error:
+            raise SqlError(error.sqlstate, error.message) from None
+        return (
+            f"X'{value.hex()}'"
+            if isinstance(value, bytes)
+            else f"'{value}'"
+            if isinstance(value, str)
+            else str(value)
+        )
+    source = _source(given)
+    if oid in _TIMES and len(given) > 1:
+        source = f"({source})::{types.type_name(oid)}"
+    return expression(source)
 
 
 def _end_of_default(rest: list[Token], at: int) -> int:

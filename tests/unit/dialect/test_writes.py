@@ -1,0 +1,51 @@
+"""What is written, on a plain SQLite connection: PostgreSQL's values are stored, or the statement is refused."""
+
+from typing import Any
+
+import apsw
+import pytest
+
+from db_instance.dialect import SqlError, translate
+from db_instance.dialect.functions import FUNCTIONS
+from db_instance.engine.schema import read_schema
+
+
+def _run(*statements: str) -> list[tuple[Any, ...]]:
+    """The rows of the last one."""
+    connection = apsw.Connection(":memory:")
+    for name, arguments, function, deterministic in FUNCTIONS:
+        connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
+    rows: list[tuple[Any, ...]] = []
+    for sql in statements:
+        rows = connection.execute(translate(sql, read_schema(connection)).sql).fetchall()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("column", "held"),
+    [
+        ("boolean DEFAULT 'f'", 0),
+        ("boolean NOT NULL DEFAULT 'yes'", 1),
+        ("boolean DEFAULT false", 0),
+        ("timestamp DEFAULT '2024-01-01'", "2024-01-01 00:00:00"),
+        ("timestamptz DEFAULT '2024-01-01 02:00+02'", "2024-01-01 00:00:00+00"),
+        ("date DEFAULT '20240105'", "2024-01-05"),
+        ("time DEFAULT '10:00'", "10:00:00"),
+        ("uuid DEFAULT 'ABCDEF78-1234-5678-1234-567812345678'", "abcdef78-1234-5678-1234-567812345678"),
+        ("bytea DEFAULT '\\x00ff'", b"\x00\xff"),
+        ("text DEFAULT 'f'", "f"),
+    ],
+)
+def test_a_default_is_a_value_of_its_column(column: str, held: Any) -> None:
+    table = "CREATE TABLE t (id int)"
+    assert _run(f"CREATE TABLE t (id int, a {column})", "INSERT INTO t (id) VALUES (1) RETURNING a") == [
+        (held,)
+    ]
+    assert _run(
+        table, "INSERT INTO t VALUES (1)", f"ALTER TABLE t ADD COLUMN a {column}", "SELECT a FROM t"
+    ) == [(held,)]
+
+
+def test_a_default_that_is_no_value_of_its_column_is_refused() -> None:
+    with pytest.raises(SqlError, match="boolean"):
+        _run("CREATE TABLE t (a boolean DEFAULT 'maybe')")
