@@ -1,7 +1,7 @@
 """What INSERT and UPDATE give to columns, as SQLite wants it: the columns are named where values are given for
 some only, and DEFAULT, a word SQLite does not have there, is the column's own expression."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sqlglot import exp
 
@@ -24,6 +24,8 @@ def _complete_rows(tree: exp.Insert, table: exp.Expression, info: TableInfo | No
     rows = _rows(tree.expression)
     if named is not None:
         columns = list(named.expressions)
+        if twice := first_twice([each.name for each in columns]):
+            raise SqlError("42701", f'column "{twice}" specified more than once')
     else:
         columns = [exp.to_identifier(each.name, quoted=True) for each in info.columns] if info else []
     if not columns or not rows:
@@ -52,7 +54,19 @@ def _rows(source: exp.Expression | None) -> list[list[exp.Expression]]:
     return []
 
 
+def first_twice(names: Iterable[str]) -> str | None:
+    """A name that comes again: SQLite would take one of its values, and say nothing."""
+    seen: set[str] = set()
+    for name in names:
+        if name.lower() in seen:
+            return name
+        seen.add(name.lower())
+    return None
+
+
 def _complete_sets(sets: list[exp.Expression], info: TableInfo | None) -> None:
+    if twice := first_twice(name for each in sets for name in _set_names(each)):
+        raise SqlError("42601", f'multiple assignments to same column "{twice}"')
     for column, value in [pair for each in sets for pair in _pairs(each)]:
         if _is_default(value):
             value.replace(_default_of(column.name, info))
@@ -65,6 +79,11 @@ def _pairs(assignment: exp.Expression) -> Iterator[tuple[exp.Expression, exp.Exp
         yield from zip(column.expressions, value.expressions, strict=False)
     else:
         yield column, value
+
+
+def _set_names(assignment: exp.Expression) -> list[str]:
+    columns = assignment.this
+    return [each.name for each in (columns.expressions if isinstance(columns, exp.Tuple) else [columns])]
 
 
 def _is_default(value: exp.Expression) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from db_instance.dialect import Statement, TableInfo, translate
+from db_instance.dialect.assignments import first_twice
 from db_instance.engine.engine import BATCH_ROWS
 from db_instance.session.channel import Channel
 from db_instance.session.copy_format import CopyOptions, CopyReader, CopyWriter, Fields
@@ -84,6 +85,8 @@ async def _target(transaction: Transaction, statement: Statement) -> tuple[Table
     missing = next((each for each in wanted if each not in by_name), None)
     if missing is not None:
         raise SessionError("42703", f'column "{missing}" of relation "{name}" does not exist')
+    if twice := first_twice(wanted):
+        raise SessionError("42701", f'column "{twice}" specified more than once')
     return table, tuple(OutputColumn(each, by_name[each].oid) for each in wanted)
 
 

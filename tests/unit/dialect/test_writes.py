@@ -49,3 +49,20 @@ def test_a_default_is_a_value_of_its_column(column: str, held: Any) -> None:
 def test_a_default_that_is_no_value_of_its_column_is_refused() -> None:
     with pytest.raises(SqlError, match="boolean"):
         _run("CREATE TABLE t (a boolean DEFAULT 'maybe')")
+
+
+@pytest.mark.parametrize(
+    ("sql", "sqlstate"),
+    [
+        ("INSERT INTO t (n, n) VALUES (1, 2)", "42701"),
+        ('INSERT INTO t (n, s, "n") SELECT 1, 2, 3', "42701"),
+        ("UPDATE t SET n = 1, s = 'a', N = 2", "42601"),
+        ("UPDATE t SET (n, s) = (1, 'a'), n = 2", "42601"),
+        ("UPDATE t SET (n, s) = (SELECT 1, 'a'), s = 'b'", "42601"),
+        ("INSERT INTO t VALUES (1) ON CONFLICT (n) DO UPDATE SET s = 'a', s = 'b'", "42601"),
+    ],
+)
+def test_a_column_is_given_one_value(sql: str, sqlstate: str) -> None:
+    with pytest.raises(SqlError) as raised:
+        _run("CREATE TABLE t (n int UNIQUE, s text)", sql)
+    assert raised.value.sqlstate == sqlstate

@@ -772,6 +772,15 @@ async def test_an_integer_key_has_the_type_it_was_declared_with(sql: SqlServer) 
         assert [await cursor.fetchall() for cursor in seen] == [[(2, "y")]] * 5
 
 
+async def test_a_copy_names_each_column_once(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int, b text)")
+        with pytest.raises(errors.DuplicateColumn):
+            async with connection.cursor().copy("copy t (a, b, a) from stdin") as copy:
+                await copy.write("1\tx\t2\n")
+        assert await rows(connection, "select * from t") == []
+
+
 async def test_a_copy_that_the_client_gives_up(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (a int)")
