@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from sqlglot import exp
 
-from db_instance.dialect.statement import Catalog, SqlError, TableInfo
+from db_instance.dialect.statement import Catalog, SqlError, TableInfo, null_in_key
 
 
 def complete_assignments(tree: exp.Expression, catalog: Catalog) -> None:
@@ -28,6 +28,8 @@ def _complete_rows(tree: exp.Insert, table: exp.Expression, info: TableInfo | No
             raise SqlError("42701", f'column "{twice}" specified more than once')
     else:
         columns = [exp.to_identifier(each.name, quoted=True) for each in info.columns] if info else []
+    if columns:
+        _refuse_a_missing_key(tree, [each.name for each in columns], rows, info)
     if not columns or not rows:
         return
     width = len(rows[0])
@@ -41,8 +43,35 @@ def _complete_rows(tree: exp.Insert, table: exp.Expression, info: TableInfo | No
         tree.set("this", exp.Schema(this=table, expressions=columns[:width]))
     for row in rows:
         for column, value in zip(columns, row, strict=False):
+            is_key = info is not None and column.name.lower() == (info.integer_key or "").lower()
             if _is_default(value):
                 value.replace(_default_of(column.name, info))
+            elif info is not None and is_key and not (isinstance(value, exp.Literal) and value.is_number):
+                given = value.unalias()
+                names = [exp.Literal.string(info.name), exp.Literal.string(column.name)]
+                refusal = exp.Anonymous(this="sixfold_null_in_key", expressions=names)
+                given.replace(exp.Coalesce(this=given.copy(), expressions=[refusal]))
+
+
+def _refuse_a_missing_key(
+    tree: exp.Insert, columns: list[str], rows: list[list[exp.Expression]], info: TableInfo | None
+) -> None:
+    """SQLite would make a number up. A key that counts may be missing, or be DEFAULT."""
+    key = info.integer_key if info is not None else None
+    if info is None or key is None or info.counts or _has_default(key, info):
+        return
+    at = (
+        [each.lower() for each in columns].index(key.lower())
+        if key.lower() in map(str.lower, columns)
+        else -1
+    )
+    is_missing = at < 0 or tree.args.get("default") or any(at >= len(row) for row in rows)
+    if is_missing or any(_is_default(row[at].unalias()) for row in rows):
+        raise null_in_key(info.name, key)
+
+
+def _has_default(column: str, info: TableInfo) -> bool:
+    return any(each.default for each in info.columns if each.name == column)
 
 
 def _rows(source: exp.Expression | None) -> list[list[exp.Expression]]:
@@ -86,7 +115,7 @@ def _set_names(assignment: exp.Expression) -> list[str]:
     return [each.name for each in (columns.expressions if isinstance(columns, exp.Tuple) else [columns])]
 
 
-def _is_default(value: exp.Expression) -> bool:
+def _is_default(value: exp.Expr) -> bool:
     """The parser takes the word for a Var in VALUES, and for a column's name elsewhere."""
     if isinstance(value, exp.Column):
         return not value.table and not value.this.quoted and value.name.upper() == "DEFAULT"

@@ -8,7 +8,7 @@ from sqlglot import exp
 from db_instance.dialect import types
 from db_instance.dialect.statement import TableInfo
 
-INTEGERS: Final = frozenset((types.INT2, types.INT4, types.INT8))
+INTEGERS: Final = types.INTEGERS
 
 
 FLOATS: Final = frozenset((types.FLOAT4, types.FLOAT8))

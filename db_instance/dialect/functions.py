@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from db_instance.dialect import types
-from db_instance.dialect.statement import SqlError
+from db_instance.dialect.statement import SqlError, null_in_key
 
 VERSION: Final = "PostgreSQL 15.0 (Sixfold 0.1.0)"
 
@@ -170,6 +170,10 @@ def _rpad(text: str, size: int, fill: str = " ") -> str:
     return (text + _padded(size, text, fill))[: max(0, size)]
 
 
+def _null_in_key(table: str, column: str) -> None:
+    raise null_in_key(table, column)
+
+
 FUNCTIONS: Final[list[Function]] = [
     ("sixfold_now", 0, _now, False),
     ("sixfold_integer", 1, _strict(_integer), True),
@@ -180,6 +184,8 @@ FUNCTIONS: Final[list[Function]] = [
     *((name, 1, _strict(_read_as(oid)), True) for oid, name in READ_AS.items()),
     ("sixfold_quotient", 2, _strict(_quotient), True),
     ("sixfold_remainder", 2, _strict(_remainder), True),
+    # Not deterministic, or SQLite would call it whether or not it is needed.
+    ("sixfold_null_in_key", 2, _null_in_key, False),
     ("clock_timestamp", 0, _now, False),
     ("version", 0, lambda: VERSION, True),
     ("current_database", 0, lambda: "main", True),

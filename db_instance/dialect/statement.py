@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from db_instance.dialect.types import INTEGERS
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -42,6 +44,12 @@ class TableInfo:
     counts: bool = False
     """Its key counts on by itself: serial, or identity."""
 
+    @property
+    def integer_key(self) -> str | None:
+        """The column that SQLite gives the next number where it should be NULL, whether or not it counts."""
+        oids = [each.oid for each in self.columns if self.primary_key == (each.name,)]
+        return self.primary_key[0] if oids and oids[0] in INTEGERS else None
+
 
 class Catalog(Protocol):
     version: int
@@ -53,6 +61,9 @@ class Catalog(Protocol):
 class SqlError(Exception):
     """The statement is refused, with what the client is told."""
 
+    about: Mapping[str, str] = {}
+    """PostgreSQL's letters: t table, c column, n constraint."""
+
     def __init__(
         self, sqlstate: str, message: str, position: int | None = None, hint: str | None = None
     ) -> None:
@@ -61,3 +72,10 @@ class SqlError(Exception):
         self.message = message
         self.position = position
         self.hint = hint
+
+
+def null_in_key(table: str, column: str) -> SqlError:
+    told = f'null value in column "{column}" of relation "{table}" violates not-null constraint'
+    error = SqlError("23502", told)
+    error.about = {"t": table, "c": column}
+    return error

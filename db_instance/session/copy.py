@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from db_instance.dialect import Statement, TableInfo, translate
 from db_instance.dialect.assignments import first_twice
+from db_instance.dialect.statement import null_in_key
 from db_instance.engine.engine import BATCH_ROWS
 from db_instance.session.channel import Channel
 from db_instance.session.copy_format import CopyOptions, CopyReader, CopyWriter, Fields
@@ -94,6 +95,8 @@ async def copy_from(channel: Channel, transaction: Transaction, statement: State
     """Take rows from the client until it says that it is done. The number of rows."""
     options = read_options(statement.details["options"])
     table, columns = await _target(transaction, statement)
+    if table.integer_key and not table.counts and table.integer_key not in [each.name for each in columns]:
+        raise null_in_key(table.name, table.integer_key)
     await transaction.begin_writing()
     inserter = _Inserter(transaction, table, columns)
     reader = CopyReader(options)
@@ -130,8 +133,15 @@ class _Inserter:
 
     def _insert(self, rows: int) -> str:
         names = ", ".join(_quoted(column.name) for column in self._columns)
-        row = "(" + ", ".join("?" * len(self._columns)) + ")"
+        row = "(" + ", ".join(map(self._value, self._columns)) + ")"
         return f"INSERT INTO {_quoted(self._table.name)} ({names}) VALUES {', '.join([row] * rows)}"
+
+    def _value(self, column: OutputColumn) -> str:
+        """SQLite would give an integer key the next number for NULL."""
+        if column.name != self._table.integer_key:
+            return "?"
+        table, key = (name.replace("'", "''") for name in (self._table.name, column.name))
+        return f"coalesce(?, sixfold_null_in_key('{table}', '{key}'))"
 
     async def add(self, rows: list[Fields]) -> None:
         self._rows += rows

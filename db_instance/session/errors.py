@@ -227,6 +227,7 @@ def _told_by(error: BaseException) -> Report | None:
         detail=getattr(error, "detail", None),
         hint=getattr(error, "hint", None),
         position=getattr(error, "position", None),
+        about=dict(getattr(error, "about", None) or {}),
     )
 
 

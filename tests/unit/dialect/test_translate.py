@@ -160,7 +160,7 @@ def test_defaults_are_kept_as_they_were_written() -> None:
         " b text DEFAULT E'x\\ny'::text, c int DEFAULT -(2 + 3) CHECK (c < 0), e varchar(9) DEFAULT upper('z') UNIQUE,"
         " f text CHECK (f IN ('a  b')) DEFAULT 'a  b', g timestamptz DEFAULT now())",
     )
-    row = _run(connection, "INSERT INTO d (k) VALUES (NULL) RETURNING k, a, b, c, e, f, g IS NOT NULL")
+    row = _run(connection, "INSERT INTO d (k) VALUES (DEFAULT) RETURNING k, a, b, c, e, f, g IS NOT NULL")
     assert row == [(1, "a  b", "x\ny", -5, "Z", "a  b", 1)]
     changed = _run(
         connection, "UPDATE d SET a = 'q', b = 'q', c = -1, e = 'q', f = 'a  b', g = NULL RETURNING a"

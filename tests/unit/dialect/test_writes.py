@@ -66,3 +66,33 @@ def test_a_column_is_given_one_value(sql: str, sqlstate: str) -> None:
     with pytest.raises(SqlError) as raised:
         _run("CREATE TABLE t (n int UNIQUE, s text)", sql)
     assert raised.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t (n) VALUES (1)",
+        "INSERT INTO t (n) SELECT 1",
+        "INSERT INTO t (n) SELECT n FROM t",
+        "INSERT INTO t DEFAULT VALUES",
+        "INSERT INTO t VALUES (7, 1), (NULL, 2)",
+        "INSERT INTO t VALUES (DEFAULT, 1)",
+        "INSERT INTO t (n, id) VALUES (1, nullif(1, 1))",
+        "INSERT INTO t SELECT NULL AS id, 2",
+        "INSERT INTO t (n) VALUES (1) ON CONFLICT DO NOTHING",
+        "INSERT INTO s VALUES (NULL, 1)",
+        "INSERT INTO s (id, n) SELECT NULL, 1",
+    ],
+)
+def test_sqlite_makes_no_key_up(sql: str) -> None:
+    tables = ("CREATE TABLE t (id int PRIMARY KEY, n int)", "CREATE TABLE s (id serial PRIMARY KEY, n int)")
+    with pytest.raises(SqlError) as raised:
+        _run(*tables, sql)
+    assert (raised.value.sqlstate, raised.value.about["c"]) == ("23502", "id")
+
+
+def test_a_key_that_counts_may_be_left_out() -> None:
+    for values in ("(n) VALUES (1), (2)", "VALUES (DEFAULT, 1), (2, 2)", "(n) SELECT 1 UNION ALL SELECT 2"):
+        assert _run(
+            "CREATE TABLE s (id serial PRIMARY KEY, n int)", f"INSERT INTO s {values} RETURNING *"
+        ) == [(1, 1), (2, 2)]

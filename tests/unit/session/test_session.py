@@ -630,7 +630,7 @@ async def test_a_pipeline_is_one_transaction(sql: SqlServer) -> None:
 
 async def test_returning(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
-        await connection.execute("create table t (id integer primary key, a int)")
+        await connection.execute("create table t (id serial primary key, a int)")
         assert await rows(connection, "insert into t (a) values (%s), (%s) returning id, a", 7, 8) == [
             (1, 7),
             (2, 8),
@@ -710,6 +710,7 @@ async def test_copy_in_and_out(sql: SqlServer) -> None:
         ("no integer", "one\tx\n", errors.InvalidTextRepresentation, None),
         ("too large", "2147483648\tx\n", errors.NumericValueOutOfRange, None),
         ("duplicate", "1\tx\n1\ty\n", errors.UniqueViolation, None),
+        ("no key", "1\tx\n\\N\ty\n", errors.NotNullViolation, None),
         ("a NUL", "1\tx\0\n", errors.CharacterNotInRepertoire, None),
     ],
 )
@@ -763,7 +764,7 @@ async def test_an_integer_key_has_the_type_it_was_declared_with(sql: SqlServer) 
             "e": "bigserial",
         }.items():
             await connection.execute(f"create table {name} ({name} {column} primary key, v text)")
-            await connection.execute(f"insert into {name} (v) values ('x'), ('y')")
+            await connection.execute(f"insert into {name} values (1, 'x'), (2, 'y')")
         seen = [
             (await connection.execute(f"select {name}, v from {name} where {name} = %s", (2,), prepare=True))
             for name in "abcde"
