@@ -25,15 +25,17 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(" ").replace("+00:00", "+00")
 
 
-def _integer(value: Any) -> int:
-    """A cast to an integer: PostgreSQL rounds, half to even, where SQLite cuts off."""
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            raise SqlError("22P02", f'invalid input syntax for type integer: "{value}"') from None
-    rounded: int = round(value)
-    return rounded
+def _integer(oid: int) -> Callable[[Any], int]:
+    """A cast to an integer: PostgreSQL rounds, half to even, where SQLite cuts off, and each type has its range."""
+    limit = 1 << (8 * types.SIZES[oid] - 1)
+
+    def cast(value: Any) -> int:
+        rounded: int = types.decode_text(oid, value.encode()) if isinstance(value, str) else round(value)
+        if not -limit <= rounded < limit:
+            raise SqlError("22003", f"{types.PLAIN_NAMES[oid]} out of range")
+        return rounded
+
+    return cast
 
 
 def _boolean(value: Any) -> int:
@@ -94,6 +96,13 @@ READ_AS: Final = {
     types.BYTEA: "sixfold_bytea",
     types.JSON: "sixfold_json",
     types.JSONB: "sixfold_jsonb",
+}
+
+
+INTEGER_CASTS: Final = {
+    types.INT2: "sixfold_smallint",
+    types.INT4: "sixfold_int",
+    types.INT8: "sixfold_integer",  # what all three were, in defaults that were written before
 }
 
 
@@ -176,7 +185,7 @@ def _null_in_key(table: str, column: str) -> None:
 
 FUNCTIONS: Final[list[Function]] = [
     ("sixfold_now", 0, _now, False),
-    ("sixfold_integer", 1, _strict(_integer), True),
+    *((name, 1, _strict(_integer(oid)), True) for oid, name in INTEGER_CASTS.items()),
     ("sixfold_boolean", 1, _strict(_boolean), True),
     ("sixfold_float", 1, _strict(_float), True),
     ("sixfold_text", 1, _strict(_text), True),

@@ -7,7 +7,7 @@ from sqlglot import exp
 from db_instance.dialect import types
 from db_instance.dialect.distinct_on import first_of_each
 from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, oid_of, oid_of_type
-from db_instance.dialect.functions import READ_AS
+from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.statement import TableInfo
 
 _TEXTS: Final = frozenset((types.TEXT, types.VARCHAR))
@@ -48,7 +48,7 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
         if isinstance(node, exp.Cast) and oid_of_type(node.to) in _TEXTS:
             return _cut(node, _as_text(node.this, tables))
         if isinstance(node, exp.Cast) and oid_of_type(node.to) in INTEGERS:
-            return exp.Anonymous(this="sixfold_integer", expressions=[node.this])
+            return exp.Anonymous(this=INTEGER_CASTS[oid_of_type(node.to)], expressions=[node.this])
         if isinstance(node, exp.Cast) and oid_of_type(node.to) in READ_AS:
             return exp.Anonymous(this=READ_AS[oid_of_type(node.to)], expressions=[node.this])
         if isinstance(node, exp.Cast) and oid_of_type(node.to) == types.BOOL:
