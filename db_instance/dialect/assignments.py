@@ -96,12 +96,12 @@ def first_twice(names: Iterable[str]) -> str | None:
 def _complete_sets(sets: list[exp.Expression], info: TableInfo | None) -> None:
     if twice := first_twice(name for each in sets for name in _set_names(each)):
         raise SqlError("42601", f'multiple assignments to same column "{twice}"')
-    for column, value in [pair for each in sets for pair in _pairs(each)]:
+    for column, value in [pair for each in sets for pair in pairs(each)]:
         if _is_default(value):
             value.replace(_default_of(column.name, info))
 
 
-def _pairs(assignment: exp.Expression) -> Iterator[tuple[exp.Expression, exp.Expression]]:
+def pairs(assignment: exp.Expression) -> Iterator[tuple[exp.Expression, exp.Expression]]:
     """(column, value) of `a = 1`, or of `(a, b) = (1, 2)`."""
     column, value = assignment.this, assignment.expression
     if isinstance(column, exp.Tuple) and isinstance(value, exp.Tuple):

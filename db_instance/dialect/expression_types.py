@@ -6,12 +6,16 @@ from typing import Any, Final
 from sqlglot import exp
 
 from db_instance.dialect import types
+from db_instance.dialect.functions import READ_AS
 from db_instance.dialect.statement import TableInfo
 
 INTEGERS: Final = types.INTEGERS
 
 
 FLOATS: Final = frozenset((types.FLOAT4, types.FLOAT8))
+
+
+TEXTS: Final = frozenset((types.TEXT, types.VARCHAR))
 
 
 NUMBERS: Final = INTEGERS | FLOATS
@@ -35,13 +39,21 @@ _AS_THEIR_FIRST: Final = (
 _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.Count, exp.RowNumber), types.INT8),
     ((exp.Length,), types.INT4),
-    ((exp.Predicate, exp.Boolean, exp.And, exp.Or, exp.Not), types.BOOL),
+    ((exp.Predicate, exp.Boolean, exp.And, exp.Or, exp.Not, exp.Escape, exp.StartsWith), types.BOOL),
     ((exp.CurrentTimestamp,), types.TIMESTAMPTZ),
     ((exp.CurrentDate,), types.DATE),
     ((exp.Uuid,), types.UUID),
     ((exp.Lower, exp.Upper, exp.Concat, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat), types.TEXT),
     ((exp.Avg,), types.FLOAT8),
 )
+
+
+_OIDS_OF_OURS: Final = {
+    "sixfold_boolean": types.BOOL,
+    "sixfold_float": types.FLOAT8,
+    **{name: oid for oid, name in READ_AS.items()},
+}
+"""What casts are once they are written for SQLite."""
 
 
 def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
@@ -71,6 +83,8 @@ def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
         return inner if inner in (types.FLOAT4, types.FLOAT8) else types.INT8 if inner else 0
     if isinstance(node, exp.Coalesce):
         return next((oid for each in [node.this, *node.expressions] if (oid := oid_of(each, tables))), 0)
+    if isinstance(node, exp.Anonymous):
+        return _OIDS_OF_OURS.get(node.name, 0)
     for classes, oid in _OIDS:
         if isinstance(node, classes):
             return oid

@@ -1,16 +1,14 @@
 """The tree of a statement of PostgreSQL's as SQLite is to read it, where sqlglot's generator does not know it."""
 
-from typing import Any, Final
+from typing import Any
 
 from sqlglot import exp
 
 from db_instance.dialect import types
 from db_instance.dialect.distinct_on import first_of_each
-from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, oid_of, oid_of_type
+from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, TEXTS, oid_of, oid_of_type
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
-from db_instance.dialect.statement import TableInfo
-
-_TEXTS: Final = frozenset((types.TEXT, types.VARCHAR))
+from db_instance.dialect.statement import SqlError, TableInfo
 
 
 def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Expression:
@@ -40,12 +38,14 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
                 this="sixfold_substring", expressions=[each for each in parts if each is not None]
             )
         if isinstance(node, exp.DPipe):
+            if types.BYTEA in (oid_of(node.this, tables), oid_of(node.expression, tables)):
+                raise SqlError("0A000", "|| of bytea is not supported")
             return exp.DPipe(
                 this=_as_text(node.this, tables),
                 expression=_as_text(node.expression, tables),
                 safe=node.args.get("safe"),
             )
-        if isinstance(node, exp.Cast) and oid_of_type(node.to) in _TEXTS:
+        if isinstance(node, exp.Cast) and oid_of_type(node.to) in TEXTS:
             return _cut(node, _as_text(node.this, tables))
         if isinstance(node, exp.Cast) and oid_of_type(node.to) in INTEGERS:
             return exp.Anonymous(this=INTEGER_CASTS[oid_of_type(node.to)], expressions=[node.this])
@@ -84,7 +84,10 @@ def _as_text(node: exp.Expr, tables: dict[str, TableInfo]) -> exp.Expr:
     oid = oid_of(node, tables)
     if oid == types.BOOL:
         return exp.Anonymous(this="sixfold_boolean_text", expressions=[node.copy()])
-    if oid in FLOATS or isinstance(node, exp.Div | exp.Round | exp.Case | exp.Subquery):
+    inner = node.unnest() if isinstance(node, exp.Paren) else node
+    is_quotient = isinstance(inner, exp.Anonymous) and inner.name == "sixfold_quotient"
+    is_unclear = is_quotient or isinstance(inner, exp.Div | exp.Round | exp.Case | exp.Subquery)
+    if oid in FLOATS or oid == types.BYTEA or is_unclear:
         return exp.Anonymous(this="sixfold_text", expressions=[node.copy()])
     is_operator = isinstance(node, exp.Binary) and not isinstance(node, exp.DPipe | exp.Dot)
     return exp.Paren(this=node.copy()) if is_operator else node.copy()

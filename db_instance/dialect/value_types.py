@@ -8,7 +8,8 @@ from typing import Any, Final
 from sqlglot import exp
 
 from db_instance.dialect import types
-from db_instance.dialect.expression_types import NUMBERS, TIMES, oid_around, oid_of, results_of
+from db_instance.dialect.assignments import pairs
+from db_instance.dialect.expression_types import FLOATS, NUMBERS, TEXTS, TIMES, oid_around, oid_of, results_of
 from db_instance.dialect.statement import Catalog, SqlError, TableInfo
 
 _READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID)) | NUMBERS | TIMES
@@ -37,9 +38,11 @@ def refuse_arithmetic_of_times(tree: exp.Expression, tables: dict[str, TableInfo
 
 def cast_times(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:
     """Dates and times become the type of the column that they are given to, or of what they are compared with:
-    SQLite holds them as texts, of which those of different types are never equal."""
+    SQLite holds them as texts, of which those of different types are never equal. So does what columns of text get."""
     assigned = {id(each) for each in _assignments(tree)}
     for value, oid in [*_values_given(tree, catalog), *_values_set(tree, tables)]:
+        if oid in TEXTS and _is_other_as_text(value, tables):
+            _cast(value, types.TEXT)
         if (
             oid in _WIDER
             and oid_of(value, tables) != oid
@@ -61,6 +64,14 @@ def cast_times(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cata
                 _cast(each, widest)
 
 
+def _is_other_as_text(value: exp.Expression, tables: dict[str, TableInfo]) -> bool:
+    """A boolean, or a float that is no literal: SQLite would hold 1 and 100.0."""
+    oid = oid_of(value, tables)
+    return oid in (types.BOOL, types.BYTEA) or (
+        oid in FLOATS and value.find(exp.Column, exp.Cast) is not None
+    )
+
+
 def _cast(value: exp.Expression, oid: int) -> None:
     value.replace(
         exp.Cast(this=value.copy(), to=exp.DataType.build(types.type_name(oid), dialect="postgres"))
@@ -74,7 +85,7 @@ def _assignments(tree: exp.Expression) -> list[exp.Expression]:
 
 
 def _values_set(tree: exp.Expression, tables: dict[str, TableInfo]) -> list[tuple[exp.Expression, int]]:
-    return [(each.expression, oid_of(each.this, tables)) for each in _assignments(tree)]
+    return [(value, oid_of(column, tables)) for each in _assignments(tree) for column, value in pairs(each)]
 
 
 def read_literals(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:

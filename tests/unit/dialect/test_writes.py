@@ -96,3 +96,38 @@ def test_a_key_that_counts_may_be_left_out() -> None:
         assert _run(
             "CREATE TABLE s (id serial PRIMARY KEY, n int)", f"INSERT INTO s {values} RETURNING *"
         ) == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("b", "true"),
+        ("true", "true"),
+        ("f > 5", "true"),
+        ("'t'::boolean::text", "true"),
+        ("('A' ILIKE 'a')::text", "true"),
+        ("'is ' || 't'::bool", "is true"),
+        ("f", "100"),
+        ("f / g", "100"),
+        ("(f / g)::text", "100"),
+        ("(SELECT f)::text", "100"),
+        ("y::text", "\\x6162"),
+        ("y", "\\x6162"),
+        ("n", "7"),
+    ],
+)
+def test_a_column_of_text_gets_postgresqls_words(value: str, text: str) -> None:
+    table = "CREATE TABLE t (n int, b boolean, f double precision, g double precision, y bytea, s text, v varchar(9))"
+    row = "INSERT INTO t VALUES (7, true, 100, 1, 'ab')"
+    assert _run(table, row, f"UPDATE t SET s = {value}, v = {value}", "SELECT s, v FROM t") == [(text, text)]
+    assert _run(table, row, f"UPDATE t SET (s, v) = ({value}, {value})", "SELECT s, v FROM t") == [
+        (text, text)
+    ]
+    assert _run(table, row, f"INSERT INTO t (s, v) SELECT {value}, {value} FROM t RETURNING s, v") == [
+        (text, text)
+    ]
+
+
+def test_bytes_are_not_taken_for_text() -> None:
+    with pytest.raises(SqlError, match="bytea"):
+        _run("CREATE TABLE t (y bytea)", "SELECT y || '\\x01' FROM t")
