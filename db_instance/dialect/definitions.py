@@ -57,33 +57,32 @@ def _create_table(tokens: list[Token]) -> Statement:
     opening = texts.index("(")
     end = closing(tokens, opening)
     head = tokens[:opening]
-    items = [_item(item) for item in split(tokens[opening + 1 : end])]
-    items = [*items, *_keys_are_not_null(tokens[opening + 1 : end])]
+    keys = _keys(tokens[opening + 1 : end])
+    items = [_item(item, keys) for item in split(tokens[opening + 1 : end])]
     body = [part for item in items for part in (*item, ",")][:-1]
     return _ddl("CREATE TABLE", [*plain(head), "(", *body, ")"])
 
 
-def _keys_are_not_null(tokens: list[Token]) -> list[list[str]]:
-    """In SQLite a primary key's columns may be NULL: checks for those of a key that is written after them."""
-    found = []
+def _keys(tokens: list[Token]) -> set[str]:
+    """The columns of a primary key that is written after them: in SQLite they may be NULL."""
+    found = set()
     for item in split(tokens):
         words = [token.text.lower() for token in item]
         words = words[2:] if words[:1] == ["constraint"] else words
         if words[:3] == ["primary", "key", "("]:
             opening = next(at for at, token in enumerate(item) if token.text == "(")
-            for column_ in split(item[opening + 1 : closing(item, opening)]):
-                found.append(["CHECK", "(", column_[0].text, "IS NOT NULL", ")"])
+            found |= {unquote(each[0]) for each in split(item[opening + 1 : closing(item, opening)]) if each}
     return found
 
 
-def _item(item: list[Token]) -> list[str]:
+def _item(item: list[Token], keys: set[str]) -> list[str]:
     if not item:
         raise SqlError("42601", 'syntax error at or near ","')
     if item[0].kind == "word" and item[0].text.lower() in _CONSTRAINTS:
         if item[0].text.lower() in ("like", "exclude"):
             raise SqlError("0A000", f"{item[0].text.upper()} in CREATE TABLE is not supported")
         return plain(item)
-    return column(item)
+    return [*column(item), *(["NOT NULL"] if unquote(item[0]) in keys else [])]
 
 
 def _create_index(tokens: list[Token]) -> Statement:

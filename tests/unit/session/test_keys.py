@@ -4,6 +4,7 @@ import asyncio
 
 import psycopg
 import pytest
+from psycopg import errors
 
 from tests.harness.sql_server import SqlServer
 from tests.unit.session.test_session import Connection, rows
@@ -110,3 +111,13 @@ async def test_a_reference_that_comes_while_one_stands_in_line_counts(
             await standing
         assert refused.value.sqlstate == sqlstate
         assert await rows(one, "select id from c") == [(1,)]
+
+
+async def test_null_in_a_key_of_several_columns_is_told_as_such(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute('create table t (a int, "B" text, c int, constraint k primary key (a, "B"))')
+        for values, column in {"(null, 'x')": "a", "(1, null)": "B", "(1)": "B"}.items():
+            with pytest.raises(errors.NotNullViolation) as raised:
+                await connection.execute(f"insert into t values {values}")
+            assert (raised.value.diag.table_name, raised.value.diag.column_name) == ("t", column)
+        await connection.execute("insert into t values (1, 'x')")
