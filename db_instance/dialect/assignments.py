@@ -17,6 +17,15 @@ def complete_assignments(tree: exp.Expression, catalog: Catalog) -> None:
         _complete_sets(conflict.expressions if conflict is not None else [], catalog.table(table.name))
     elif isinstance(tree, exp.Update):
         _complete_sets(tree.expressions, catalog.table(tree.this.name))
+        returning = tree.args.get("returning")
+        if (
+            tree.args.get("from_")
+            and returning is not None
+            and any(each.is_star for each in returning.expressions)
+        ):
+            raise SqlError(
+                "0A000", "UPDATE ... FROM ... RETURNING * is not supported", hint="name the columns"
+            )
 
 
 def _complete_rows(tree: exp.Insert, table: exp.Expression, info: TableInfo | None) -> None:

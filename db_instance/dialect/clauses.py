@@ -222,7 +222,14 @@ def _end_of_identity(rest: list[Token], at: int) -> int:
     if "identity" not in words:
         return 0
     end = at + words.index("identity") + 1
-    return closing(rest, end) + 1 if end < len(rest) and rest[end].text == "(" else end
+    if end == len(rest) or rest[end].text != "(":
+        return end
+    options = [token.text.lower() for token in rest[end : closing(rest, end)]]
+    for index, word in enumerate(options):
+        value = next((each for each in options[index + 1 :] if each not in ("with", "by")), "")
+        if word in ("start", "increment") and value != "1":
+            raise SqlError("0A000", f"IDENTITY ({word.upper()} {value}) is not supported: keys count 1, 2, 3")
+    return closing(rest, end) + 1
 
 
 def _source(expression_tokens: list[Token]) -> str:

@@ -81,6 +81,8 @@ def _item(item: list[Token], keys: set[str]) -> list[str]:
     if item[0].kind == "word" and item[0].text.lower() in _CONSTRAINTS:
         if item[0].text.lower() in ("like", "exclude"):
             raise SqlError("0A000", f"{item[0].text.upper()} in CREATE TABLE is not supported")
+        if "match full" in " ".join(token.text.lower() for token in item):  # SQLite reads it, and no more
+            raise SqlError("0A000", "FOREIGN KEY ... MATCH FULL is not supported")
         return plain(item)
     return [*column(item), *(["NOT NULL"] if unquote(item[0]) in keys else [])]
 
