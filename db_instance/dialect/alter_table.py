@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from db_instance.dialect.clauses import column, plain, split
+from db_instance.dialect.clauses import column, plain, split, with_checks_named
 from db_instance.dialect.lexer import Token, unquote
 from db_instance.dialect.statement import Catalog, SqlError, Statement, TableInfo
 
@@ -65,7 +65,8 @@ def _add_column(table: str, action: list[Token], info: TableInfo | None) -> list
         return []
     if not action:
         raise SqlError("42601", "syntax error at end of input")
-    return [_joined("ALTER TABLE", table, "ADD COLUMN", *column(action))]
+    named = with_checks_named(info.name if info is not None else "", [action])[0]
+    return [_joined("ALTER TABLE", table, "ADD COLUMN", *column(named))]
 
 
 def _drop_column(table: str, action: list[Token], info: TableInfo | None) -> list[str]:

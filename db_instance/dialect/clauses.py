@@ -5,10 +5,11 @@ or refuses it. Types keep their PostgreSQL names as SQLite's declared types; wha
 (integers are integers, lengths are limits) becomes a CHECK.
 """
 
+from itertools import count
 from typing import Final
 
 from db_instance.dialect import types
-from db_instance.dialect.lexer import Token, string_value, unquote
+from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.queries import expression
 from db_instance.dialect.statement import SqlError
 
@@ -33,12 +34,12 @@ _READ: Final = _TIMES | {types.BOOL, types.BYTEA, types.TIME, types.UUID}
 _INTEGER_BITS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
 
 
-def plain(tokens: list[Token]) -> list[str]:
+def plain(given: list[Token]) -> list[str]:
     """Tokens as SQLite reads them: schema names of ours gone, strings without escapes."""
     parts: list[str] = []
     skip = False
-    for index, token in enumerate(tokens):
-        following = tokens[index + 1].text if index + 1 < len(tokens) else ""
+    for index, token in enumerate(given):
+        following = given[index + 1].text if index + 1 < len(given) else ""
         if skip:
             skip = False
             continue
@@ -54,20 +55,20 @@ def plain(tokens: list[Token]) -> list[str]:
     return parts
 
 
-def closing(tokens: list[Token], opening: int) -> int:
+def closing(given: list[Token], opening: int) -> int:
     depth = 0
-    for index in range(opening, len(tokens)):
-        depth += {"(": 1, ")": -1}.get(tokens[index].text, 0)
+    for index in range(opening, len(given)):
+        depth += {"(": 1, ")": -1}.get(given[index].text, 0)
         if depth == 0:
             return index
     raise SqlError("42601", "syntax error at end of input")
 
 
-def split(tokens: list[Token]) -> list[list[Token]]:
+def split(given: list[Token]) -> list[list[Token]]:
     """At the commas that are in no parentheses."""
     items: list[list[Token]] = [[]]
     depth = 0
-    for token in tokens:
+    for token in given:
         depth += {"(": 1, ")": -1}.get(token.text, 0)
         if token.text == "," and depth == 0:
             items.append([])
@@ -234,3 +235,67 @@ def _end_of_identity(rest: list[Token], at: int) -> int:
 
 def _source(expression_tokens: list[Token]) -> str:
     return " ".join(token.text for token in expression_tokens)
+
+
+def named_keys(table_sql: str) -> dict[tuple[str, ...], str]:
+    """The names of a table's constraints that are unique, which SQLite forgets, by their columns."""
+    found = {}
+    try:
+        given = tokens(table_sql)
+        opening = next(at for at, token in enumerate(given) if token.text == "(")
+        items = split(given[opening + 1 : closing(given, opening)])
+    except (SqlError, StopIteration):  # not written by us
+        return {}
+    for item in items:
+        words = [token.text.lower() for token in item]
+        for at, word in enumerate(words):
+            if (
+                word != "constraint"
+                or item[at].kind != "word"
+                or words[at + 2 : at + 3] not in (["unique"], ["primary"])
+            ):
+                continue
+            if at:
+                columns: list[list[Token]] = [item[:1]]
+            else:
+                start = words.index("(")
+                columns = split(item[start + 1 : closing(item, start)])
+            found[tuple(unquote(each[0]) for each in columns)] = unquote(item[at + 1])
+    return found
+
+
+def with_checks_named(table: str, items: list[list[Token]]) -> list[list[Token]]:
+    """CHECKs that nobody named are called as PostgreSQL would call them: SQLite's name would be the expression."""
+    columns = {unquote(item[0]) for item in items if item}
+    taken = {
+        unquote(item[at + 1])
+        for item in items
+        for at in _at_depth_zero(item, "constraint")
+        if at + 1 < len(item)
+    }
+    named = []
+    for item in items:
+        given: list[Token] = []
+        checks = _at_depth_zero(item, "check")
+        for at, token in enumerate(item):
+            is_named = at > 1 and item[at - 2].text.lower() == "constraint"
+            if at in checks and not is_named and at + 1 < len(item):
+                inside = item[at + 1 : closing(item, at + 1)]
+                used = {unquote(each) for each in inside if each.kind in ("word", "name")} & columns
+                base = "_".join([table, *(used if len(used) == 1 else ()), "check"])
+                name = next(each for number in count() if (each := f"{base}{number or ''}") not in taken)
+                taken.add(name)
+                quoted = '"' + name.replace('"', '""') + '"'
+                given += [Token("word", "CONSTRAINT", token.at), Token("name", quoted, token.at)]
+            given.append(token)
+        named.append(given)
+    return named
+
+
+def _at_depth_zero(item: list[Token], word: str) -> list[int]:
+    found, depth = [], 0
+    for at, token in enumerate(item):
+        depth += {"(": 1, ")": -1}.get(token.text, 0)
+        if not depth and token.kind == "word" and token.text.lower() == word:
+            found.append(at)
+    return found

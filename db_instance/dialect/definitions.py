@@ -3,7 +3,7 @@
 from typing import Final
 
 from db_instance.dialect.alter_table import alter_table
-from db_instance.dialect.clauses import closing, column, plain, split
+from db_instance.dialect.clauses import closing, column, plain, split, with_checks_named
 from db_instance.dialect.lexer import Token, unquote
 from db_instance.dialect.statement import Catalog, SqlError, Statement
 
@@ -58,7 +58,8 @@ def _create_table(tokens: list[Token]) -> Statement:
     end = closing(tokens, opening)
     head = tokens[:opening]
     keys = _keys(tokens[opening + 1 : end])
-    items = [_item(item, keys) for item in split(tokens[opening + 1 : end])]
+    named = with_checks_named(unquote(head[-1]), split(tokens[opening + 1 : end]))
+    items = [_item(item, keys) for item in named]
     body = [part for item in items for part in (*item, ",")][:-1]
     return _ddl("CREATE TABLE", [*plain(head), "(", *body, ")"])
 

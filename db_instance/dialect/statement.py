@@ -44,6 +44,9 @@ class TableInfo:
     counts: bool = False
     """Its key counts on by itself: serial, or identity."""
 
+    key_names: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    """What unique constraints and indexes of these columns were called, where somebody named them."""
+
     @property
     def integer_key(self) -> str | None:
         """The column that SQLite gives the next number where it should be NULL, whether or not it counts."""

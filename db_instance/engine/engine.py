@@ -510,6 +510,8 @@ _ALLOWED_PRAGMAS: Final = {
     "data_version",
     "table_info",
     "foreign_key_list",
+    "index_list",
+    "index_info",
     "quick_check",
 }
 """What the schema's reading asks for, and ALTER TABLE ... ADD COLUMN of SQLite's own (quick_check)."""

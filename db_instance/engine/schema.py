@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import apsw
 
+from db_instance.dialect.clauses import named_keys
 from db_instance.dialect.statement import Column, TableInfo
 from db_instance.dialect.types import INT8, oid_of_decltype
 
@@ -40,6 +41,15 @@ def read_schema(connection: apsw.Connection) -> Schema:
     for name, parent in pairs:
         if parent != name.lower():
             referenced.setdefault(parent, []).append(name)
+    indexes: dict[str, dict[str, list[str]]] = {}
+    unique = (
+        "SELECT own.name, list.name, info.name FROM sqlite_schema AS own, pragma_index_list(own.name) AS list,"
+        " pragma_index_info(list.name) AS info WHERE own.type = 'table' AND list.origin = 'c' AND list.\"unique\""
+        " ORDER BY list.seq, info.seqno"
+    )
+    parts: Any = connection.execute(unique).fetchall()
+    for name, index, column in parts:
+        indexes.setdefault(name, {}).setdefault(index, []).append(column)
     for name, sql in names:
         info = "SELECT name, type, dflt_value, pk FROM pragma_table_info(?)"
         rows: Any = connection.execute(info, (name,)).fetchall()
@@ -54,6 +64,7 @@ def read_schema(connection: apsw.Connection) -> Schema:
             key,
             tuple(referenced.get(name.lower(), ())),
             counts="AUTOINCREMENT" in sql,
+            key_names={tuple(on): index for index, on in indexes.get(name, {}).items()} | named_keys(sql),
         )
     return Schema(version, tables)
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import apsw
 
+from db_instance.dialect.statement import Catalog
 from db_instance.engine.engine import ReadOnlyVolume, SerializationFailure
 from db_instance.engine.write_lock import LockTimeout
 from volume.errors import (
@@ -193,7 +194,8 @@ def outcome_unknown(error: BaseException) -> OutcomeUnknown | None:
     return next((found for found in chain(error) if isinstance(found, OutcomeUnknown)), None)
 
 
-def report(error: BaseException) -> Report:
+def report(error: BaseException, catalog: Catalog | None = None) -> Report:
+    """The catalog knows the names of unique constraints."""
     told = _told_by(error)
     if told is not None:
         return told
@@ -204,7 +206,7 @@ def report(error: BaseException) -> Report:
     if storage is not None:
         return _storage_report(storage)
     if isinstance(error, apsw.ConstraintError):
-        return _constraint_report(error)
+        return _constraint_report(error, catalog)
     for kind, sqlstate in _PLAIN_STATES:
         if isinstance(error, kind):
             return Report(sqlstate, str(error) or kind.__name__)
@@ -251,7 +253,7 @@ def _sql_report(message: str) -> Report:
     return Report("42601", message)
 
 
-def _constraint_report(error: apsw.ConstraintError) -> Report:
+def _constraint_report(error: apsw.ConstraintError, catalog: Catalog | None) -> Report:
     message = str(error)
     code = getattr(error, "extendedresult", 0)
     _, _, subject = message.partition("failed: ")
@@ -260,7 +262,7 @@ def _constraint_report(error: apsw.ConstraintError) -> Report:
         apsw.SQLITE_CONSTRAINT_PRIMARYKEY,
         apsw.SQLITE_CONSTRAINT_ROWID,
     ):
-        return _unique_report(subject, primary=code != apsw.SQLITE_CONSTRAINT_UNIQUE)
+        return _unique_report(subject, catalog, primary=code != apsw.SQLITE_CONSTRAINT_UNIQUE)
     if code == apsw.SQLITE_CONSTRAINT_NOTNULL:
         table, _, column = subject.partition(".")
         told = f'null value in column "{column}" of relation "{table}" violates not-null constraint'
@@ -282,7 +284,7 @@ def _constraint_report(error: apsw.ConstraintError) -> Report:
     return Report("23000", message)
 
 
-def _unique_report(subject: str, *, primary: bool) -> Report:
+def _unique_report(subject: str, catalog: Catalog | None, *, primary: bool) -> Report:
     """From "t.a, t.b" to the name that PostgreSQL would have given the constraint."""
     if subject.startswith("index "):
         name = subject.removeprefix("index ").strip("'")
@@ -291,5 +293,8 @@ def _unique_report(subject: str, *, primary: bool) -> Report:
     table = columns[0][0]
     names = "_".join(column for _, _, column in columns)
     name = f"{table}_pkey" if primary else f"{table}_{names}_key"
+    info = catalog.table(table) if catalog is not None else None
+    if info is not None:
+        name = info.key_names.get(tuple(column for _, _, column in columns), name)
     told = f'duplicate key value violates unique constraint "{name}"'
     return Report("23505", told, about={"t": table, "n": name})

@@ -167,7 +167,7 @@ class Session:
             if cancelled is None:
                 raise error
             error = cancelled
-        told = report(error)
+        told = report(error, self._transaction.known_catalog)
         if told.is_bug:
             events.error("session.bug", exc_info=error)
         if self._doom is not None and self._doom is not error:

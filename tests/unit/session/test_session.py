@@ -830,3 +830,44 @@ async def test_isolation_through_psycopg(sql: SqlServer) -> None:
 async def test_target_session_attrs_finds_a_writer(sql: SqlServer) -> None:
     async with await sql.connect("target_session_attrs=read-write") as connection:
         assert await rows(connection, "select 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ("(0, 1, 1, 1, 1, 1)", "t_a_check"),
+        ("(1, 0, 1, 1, 1, 1)", "t_check"),
+        ("(1, 9, 1, 1, 1, 1)", "t_b_check"),
+        ("(1, 99, 1, 1, 1, 1)", "below"),
+        ("(1, 1, 5, 1, 1, 1)", "own"),
+        ("(1, 1, 1, 5, 1, 1)", "own two"),
+        ("(1, 1, 1, 1, 5, 1)", "t_e_key"),
+        ("(1, 1, 1, 1, 1, 5)", "own_index"),
+    ],
+)
+async def test_a_violation_names_the_constraint(sql: SqlServer, values: str, name: str) -> None:
+    table = (
+        "create table t (a int check (a > 0), b int constraint below check (b < 90), c int constraint own unique,"
+        ' d int, e int unique, f int, constraint "own two" unique (d, a), check (b >= a), check (b <> 9))'
+    )
+    async with await sql.connect() as connection:
+        await connection.execute(table)
+        await connection.execute("create unique index own_index on t (f) where f > 1")
+        await connection.execute("insert into t values (1, 2, 5, 5, 5, 5)")
+        with pytest.raises(psycopg.IntegrityError) as raised:
+            await connection.execute(f"insert into t values {values}")
+        assert raised.value.diag.constraint_name == name
+        await connection.execute("insert into t values (1, 2, 6, 6, 6, 6)")
+
+
+async def test_a_constraint_that_is_added_is_named(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (a int, b int)")
+        await connection.execute(
+            "alter table t add constraint one_each unique (a, b), add column c int check (c > 0)"
+        )
+        await connection.execute("insert into t values (1, 1)")
+        for values, name in {"(1, 1)": "one_each", "(1, 2, 0)": "t_c_check"}.items():
+            with pytest.raises(psycopg.IntegrityError) as raised:
+                await connection.execute(f"insert into t values {values}")
+            assert raised.value.diag.constraint_name == name
