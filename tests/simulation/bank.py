@@ -14,12 +14,12 @@ from typing import Final
 
 import apsw
 
-from db_instance.engine.engine import Engine, Lease, ReadOnlyVolume
+from db_instance.engine.engine import Engine, Lease, ReadOnlyVolume, SerializationFailure
 from db_instance.engine.write_lock import LockTimeout
 from volume.errors import LsnCollected, VolumeError
 from volume.ids import Lsn
 
-EXPECTED: Final = (apsw.Error, LockTimeout, ReadOnlyVolume, VolumeError, OSError)
+EXPECTED: Final = (apsw.Error, LockTimeout, ReadOnlyVolume, SerializationFailure, VolumeError, OSError)
 """What a client may meet while something is wrong."""
 
 ACCOUNTS: Final = 12
@@ -40,6 +40,8 @@ _INSERT_MANY: Final = (
     "INSERT INTO ledger SELECT -value, 1, 1, 0, ? FROM"
     " (WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < 100) SELECT value FROM n)"
 )
+
+_UPDATE_ALL: Final = "UPDATE ledger SET padding = ?"
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Bank:
         self.closed = False
         """Nobody begins anything more."""
         self.reads = 0
+        self.cancelled = 0
         self.on_acknowledged: Callable[[Engine, Lsn], None] = lambda _engine, _lsn: None
         self.is_newest: Callable[[Engine], bool] = lambda _engine: True
         """False for a writer that another one may have replaced: it may read the past."""
@@ -110,14 +113,17 @@ class Bank:
         number = ledger.asked
         ledger.refused.add(number)
         async with leased(engine) as lease:
-            await engine.begin_write(lease, 5.0)
-            await self._write(engine, lease, number)
+            async with asyncio.timeout(dice.choice([0.001, 0.01, 0.1]) if dice.random() < 0.1 else None):
+                await engine.begin_write(lease, 5.0)
+                await self._write(engine, lease, number)
             large = dice.random() < 0.1
             if large:  # so that pages leave SQLite's cache before the commit, or before it is rolled back
                 change = "UPDATE ledger SET padding = ? WHERE id % 3 = ?"
                 await engine.rows(lease, change, (dice.randbytes(dice.choice([1, 400])), number % 3))
                 if dice.random() < 0.5:
                     await self._take_back(engine, lease)
+            if dice.random() < 0.1:
+                await self._cancel(engine, lease)
             if dice.random() < (0.4 if large else 0.1):
                 await engine.rollback(lease)
                 return
@@ -147,6 +153,20 @@ class Bank:
         await engine.rows(lease, "SAVEPOINT before")
         await engine.rows(lease, _INSERT_MANY, (self._dice.randbytes(400),))
         await engine.rows(lease, "ROLLBACK TO before")
+
+    async def _cancel(self, engine: Engine, lease: Lease) -> None:
+        """A statement is cancelled somewhere in its middle, and the transaction goes on from before it, as that of a
+        session does. If SQLite has undone all of it, that raises on."""
+        await engine.rows(lease, "SAVEPOINT cancelled")
+        try:
+            async with asyncio.timeout(self._dice.choice([0.0, 0.0005, 0.005, 0.05])):
+                change = self._dice.choice([_INSERT_MANY, _UPDATE_ALL])
+                await engine.rows(lease, change, (self._dice.randbytes(400),))
+        except TimeoutError:
+            self.cancelled += 1
+            if not lease.connection.in_transaction:
+                raise
+        await engine.rows(lease, "ROLLBACK TO cancelled")
 
     async def reader(self, engine: Engine) -> None:
         """Snapshots: whole transactions only, and the same at each look."""
@@ -190,10 +210,14 @@ class Bank:
 
 @asynccontextmanager
 async def leased(engine: Engine) -> AsyncIterator[Lease]:
-    """A connection; it is given back, or closed in whatever state it is."""
+    """A connection; it is given back. After an error its transaction is undone first, as a session does it, and if
+    its process is killed it is closed in whatever state it is."""
     lease = await engine.lease()
     try:
         yield lease
+    except EXPECTED:
+        await engine.undo(lease)
+        raise
     except BaseException:
         engine.discard(lease)
         raise

@@ -16,6 +16,7 @@ from tests.checkers.history import Outcome
 from tests.checkers.list_append import Append, Read, Transaction
 from tests.checkers.register import Operation
 from tests.simulation.bank import EXPECTED, leased
+from volume.ids import Lsn
 
 LISTS: Final = 3
 REGISTERS: Final = 2
@@ -31,6 +32,8 @@ class Histories:
     def __init__(self, dice: random.Random) -> None:
         self.transactions: list[Transaction] = []
         self.operations: list[Operation] = []
+        self.upgraded = 0
+        """Transactions that wrote on the snapshot that they had read."""
         self.closed = False
         """Nobody begins anything more."""
         self._dice = dice
@@ -58,7 +61,13 @@ class Histories:
         done: list[Append | Read] = []
         try:
             async with leased(engine) as lease:
-                await engine.begin_write(lease, _WRITE_LOCK_S)
+                if self._dice.random() < 0.3:  # REPEATABLE READ
+                    await engine.begin_snapshot(lease)
+                    done.append(await _read_list(engine, lease, self._dice.randrange(LISTS)))
+                    await engine.upgrade(lease, _WRITE_LOCK_S)
+                    self.upgraded += 1
+                else:
+                    await engine.begin_write(lease, _WRITE_LOCK_S)
                 for _ in range(self._dice.randint(1, 3)):
                     await self._operate(engine, lease, done)
                 outcome = Outcome.UNKNOWN
@@ -129,10 +138,14 @@ class Histories:
                 await engine.wait_durable(lsn)
                 outcome = Outcome.OK
                 return
+            if kind == "write":
+                outcome = Outcome.UNKNOWN
+                await engine.wait_durable(await self._run_alone(engine, change, (key, value)))
+                outcome = Outcome.OK
+                return
             async with leased(engine) as lease:
                 await engine.begin_write(lease, _WRITE_LOCK_S)
-                if kind == "cas":
-                    expected = await _value_of(engine, lease, key)
+                expected = await _value_of(engine, lease, key)
                 await engine.rows(lease, change, (key, value))
                 outcome = Outcome.UNKNOWN
                 lsn = await engine.commit(lease)
@@ -144,6 +157,20 @@ class Histories:
             pass
         finally:
             self.operations.append(Operation(key, kind, begin, _now(), outcome, value, expected))
+
+    async def _run_alone(self, engine: Engine, sql: str, params: tuple[int, int]) -> Lsn:
+        """A statement that is its own transaction; the LSN to wait for."""
+        lease = await engine.lease_to_write(_WRITE_LOCK_S)
+        try:
+            _, lsn = await engine.run_and_commit(lease, sql, params)
+        except EXPECTED:
+            await engine.undo(lease)
+            raise
+        except BaseException:
+            engine.discard(lease)
+            raise
+        engine.give_back(lease)
+        return lsn
 
 
 def _now() -> float:

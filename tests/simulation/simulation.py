@@ -38,6 +38,8 @@ class Outcome:
     acknowledged: int
     in_doubt: int
     reads: int
+    statements_cancelled: int
+    upgraded: int
     openings: int
     checked_lsns: int
     groups: int
@@ -118,6 +120,8 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
         len(world.ledger.acknowledged),
         len(world.ledger.in_doubt),
         world.bank.reads,
+        world.bank.cancelled,
+        world.histories.upgraded,
         world.openings,
         world.checked_lsns,
         len(world.control.groups()),
