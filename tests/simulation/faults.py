@@ -407,6 +407,29 @@ async def bit_rots(m: Mischief) -> None:
         service.scrub.start()
 
 
+async def disk_cannot_be_read(m: Mischief) -> None:
+    """For a while whatever a node reads of its layers, its log or its manifests meets EIO. Only when all others
+    hold what it holds, as for bits that rot."""
+    name = m.some_node()
+    if not _all_others_hold_what_is_on(m.world, name):
+        return
+    node = m.world.nodes[name]
+    faults = node.disk.faults
+    faults.unreadable = m.dice.choice([".layer", ".layer", ".log", "manifest"])
+    node.damaged = True
+    m.world.disks_unreadable += 1
+    m.world.trace.note("unreadable", node=name, what=faults.unreadable)
+    if m.dice.random() < 0.5:
+        await m.world.stop_node(name, power_cut=False)
+        await m.world.start_node(name)
+    elif node.service is not None and m.dice.random() < 0.5:
+        node.service.scrub.start()
+    await m.for_a_while()
+    faults.unreadable = node.disk.faults.unreadable = ""
+    if node.process is None:
+        await m.world.start_node(name)
+
+
 async def node_is_scrubbed(m: Mischief) -> None:
     service = m.world.nodes[m.some_node()].service
     if service is not None:
@@ -449,6 +472,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (disk_breaks, 1),
     (clock_jumps, 1),
     (bit_rots, 3),
+    (disk_cannot_be_read, 3),
     (node_is_scrubbed, 1),
     (partitions_are_swizzled, 1),
     (node_stays_away, 3),

@@ -21,7 +21,7 @@ async def judge_at_rest(world: World) -> None:
     """Raises AssertionError for what is lost, half there, or different from copy to copy."""
     await _serving_writer(world)
     await _whole_again(world)
-    if world.bits_flipped:
+    if world.bits_flipped or world.disks_unreadable:
         await _scrubbed(world)
         await _whole_again(world)
     before = len(world.ledger.acknowledged)

@@ -28,6 +28,8 @@ class DiskFaults:
     full: bool = False
     broken: bool = False
     """Every write and sync meets EIO."""
+    unreadable: str = ""
+    """What is read of files whose names end so meets EIO."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +70,7 @@ class SimFile:
         return offset
 
     def read(self, offset: int, size: int) -> bytes:
-        self._disk.check(self._path)
+        self._disk.check(self._path, reads=True)
         return bytes(self._inode.data[offset : offset + size])
 
     async def sync(self) -> None:
@@ -155,9 +157,11 @@ class SimDisk:
 
     # What files ask of their disk
 
-    def check(self, path: str, *, writes: bool = False) -> None:
+    def check(self, path: str, *, reads: bool = False, writes: bool = False) -> None:
         if self._gone:
             raise OSError(errno.EIO, "the process that had this disk is dead", path)
+        if reads and self.faults.unreadable and path.endswith(self.faults.unreadable):
+            raise OSError(errno.EIO, "simulated bad sectors", path)
         if writes and self.faults.broken:
             raise OSError(errno.EIO, "simulated I/O error", path)
 

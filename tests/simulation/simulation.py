@@ -49,6 +49,7 @@ class Outcome:
     damage_told: int
     """How often a service said that it had found a damaged place."""
     disks_lied: int
+    disks_unreadable: int
     lost_log: int
     """How often a writer saw a node come back without log that it had acknowledged."""
     disks_lost: int
@@ -130,6 +131,7 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
         world.bits_flipped,
         trace.logged["error:hot_log.damaged"] + trace.logged["error:segment.failed"],
         world.disks_lied,
+        world.disks_unreadable,
         trace.logged["error:node.lost_log"],
         world.disks_lost,
         sum(trace.logged[f"info:{reason}.done"] for reason in ("repair", "move")),

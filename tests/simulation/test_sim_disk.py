@@ -149,6 +149,22 @@ def test_a_broken_disk_and_a_dead_one_refuse() -> None:
     _on_disk(work)
 
 
+def test_what_cannot_be_read_can_be_written() -> None:
+    async def work(disk: SimDisk) -> None:
+        layer, log = disk.open("a.layer", create=True), disk.open("a.log", create=True)
+        disk.faults.unreadable = ".layer"
+        layer.append(b"x")
+        await layer.sync()
+        log.append(b"y")
+        assert log.read(0, 1) == b"y"
+        with pytest.raises(OSError, match="bad sectors"):
+            layer.read(0, 1)
+        disk.faults.unreadable = ""
+        assert layer.read(0, 1) == b"x"
+
+    _on_disk(work)
+
+
 def test_listing_names_folders_and_files_once() -> None:
     async def work(disk: SimDisk) -> None:
         for path in ("a/1", "a/2", "a/b/3", "c"):

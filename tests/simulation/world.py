@@ -104,6 +104,7 @@ class World:
         self.pages_compared = 0
         self.bits_flipped = 0
         self.disks_lied = 0
+        self.disks_unreadable = 0
         self.disks_lost = 0
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Somebody met what no run may have."""
@@ -203,7 +204,9 @@ class World:
             faults = node.disk.faults
             if node.process is not process:
                 return  # it was killed while it started
-            if not (faults.broken or faults.full or isinstance(error, asyncio.CancelledError)):
+            if not (
+                faults.broken or faults.full or faults.unreadable or isinstance(error, asyncio.CancelledError)
+            ):
                 raise
             # A process that cannot start ends; whoever watches over it starts it again later.
             self.trace.note("not_started", node=name, reason=repr(error))
