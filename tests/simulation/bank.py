@@ -81,6 +81,8 @@ class Bank:
         self._padding_max = padding_max
         self._rate = dice.choice([3.0, 10.0])
         """Transactions a second that each client asks for."""
+        self.large_next = False
+        """The next transaction is to change a page of each row, as a bulk load does."""
         self.closed = False
         """Nobody begins anything more."""
         self.reads = 0
@@ -117,7 +119,10 @@ class Bank:
                 await engine.begin_write(lease, 5.0)
                 await self._write(engine, lease, number)
             large = dice.random() < 0.1
-            if large:  # so that pages leave SQLite's cache before the commit, or before it is rolled back
+            if self.large_next:
+                self.large_next = False
+                await engine.rows(lease, _UPDATE_ALL, (dice.randbytes(dice.choice([400, 3_000])),))
+            elif large:  # so that pages leave SQLite's cache before the commit, or before it is rolled back
                 change = "UPDATE ledger SET padding = ? WHERE id % 3 = ?"
                 await engine.rows(lease, change, (dice.randbytes(dice.choice([1, 400])), number % 3))
                 if dice.random() < 0.5:

@@ -13,7 +13,7 @@ from typing import Final
 from control_plane.cluster.model import NodeId
 from tests.simulation.sim_disk import DiskFaults
 from tests.simulation.sim_transport import NetworkFaults
-from tests.simulation.world import World
+from tests.simulation.world import World, Writer
 from volume.ids import VolumeId
 from volume.quorum import COPIES, READ_QUORUM
 
@@ -160,6 +160,36 @@ async def writer_dies_half_heard(m: Mischief) -> None:
     for name in stopped:
         if m.world.nodes[name].process is None:
             await m.world.start_node(name)
+
+
+async def writer_dies_amid_a_large_commit(m: Mischief) -> None:
+    """A part of its log is sent, and perhaps in layers already; some nodes may go with it, or have heard nothing."""
+    if len(m.world.writers) != 1:
+        return
+    (writer,) = m.world.writers
+    deaf = m.dice.sample(sorted(m.world.nodes), m.dice.choice([0, 2, 3, 3]))
+    for name in deaf:
+        m.world.network.cut(writer.name, name)
+    m.world.bank.large_next = True
+    for _ in range(1500):
+        if _is_amid_a_large_commit(writer):
+            break
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(m.dice.choice([0.0, 0.02, 0.2, 0.5]))
+    if writer in m.world.writers:
+        m.world.writers_died_halfway += _is_amid_a_large_commit(writer)
+        await m.world.stop_writer(writer)
+    for name in deaf:
+        m.world.network.heal(name)
+    if not m.world.writers:
+        await m.world.start_writer()
+    if m.dice.random() < 0.5:
+        await m.restart(m.dice.sample(sorted(m.world.nodes), 2), power_cut=m.dice.random() < 0.5)
+
+
+def _is_amid_a_large_commit(writer: Writer) -> bool:
+    engine, driver = writer.instance.engine, writer.instance.driver
+    return engine is not None and driver is not None and driver.last_lsn > engine.pages.newest
 
 
 async def nodes_die_amid_an_opening(m: Mischief) -> None:
@@ -463,6 +493,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (writer_dies, 3),
     (writer_is_replaced_while_it_lives, 2),
     (writer_dies_half_heard, 3),
+    (writer_dies_amid_a_large_commit, 3),
     (nodes_die_amid_an_opening, 2),
     (nodes_die_between_promise_and_timeline, 2),
     (hosts_are_cut_off, 3),

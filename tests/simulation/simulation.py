@@ -41,6 +41,7 @@ class Outcome:
     statements_cancelled: int
     upgraded: int
     openings: int
+    writers_died_halfway: int
     checked_lsns: int
     groups: int
     pages_compared: int
@@ -124,6 +125,7 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
         world.bank.cancelled,
         world.histories.upgraded,
         world.openings,
+        world.writers_died_halfway,
         world.checked_lsns,
         len(world.control.groups()),
         world.pages_compared,

@@ -103,6 +103,8 @@ class World:
         self.checked_lsns = 0
         self.pages_compared = 0
         self.bits_flipped = 0
+        self.writers_died_halfway = 0
+        """In the middle of a commit of which a part was sent."""
         self.disks_lied = 0
         self.disks_unreadable = 0
         self.disks_lost = 0
