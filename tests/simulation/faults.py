@@ -356,6 +356,44 @@ async def disk_is_lost(m: Mischief) -> None:
             await m.world.start_node(name)
 
 
+async def trouble_amid_a_copy(m: Mischief) -> None:
+    """A node that has lost its disk is filled again, and in the midst of it something happens to it, to the node that
+    it copies from, or to those who watch over it."""
+    name = m.some_node()
+    if not _all_others_hold_what_is_on(m.world, name):
+        return
+    await m.world.stop_node(name, power_cut=True, disk_lost=True)
+    await m.world.start_node(name)
+    for _ in range(3000):
+        if sources := _copies_from(m.world, name):
+            break
+        await asyncio.sleep(0.002)
+    else:
+        return
+    m.world.copies_troubled += 1
+    trouble = m.dice.choice(["full", "dies", "source", "writer", "control"])
+    m.world.trace.note("trouble", node=name, kind=trouble)
+    if trouble == "full":
+        m.world.nodes[name].disk.faults.full = True
+        await m.for_a_while()
+        m.world.nodes[name].disk.faults.full = False
+    elif trouble == "dies":
+        await m.restart([name], power_cut=m.dice.random() < 0.5)
+    elif trouble == "source":
+        await m.restart(sources[:1], power_cut=m.dice.random() < 0.5)
+    elif trouble == "writer":
+        await writer_dies(m)
+    else:
+        await control_dies(m)
+
+
+def _copies_from(world: World, name: str) -> list[str]:
+    """The nodes whose layers it is taking."""
+    service = world.nodes[name].service
+    segments = service.segments.values() if service is not None else ()
+    return [segment.fill.source for segment in segments if segment.fill is not None]
+
+
 async def disk_has_lied(m: Mischief) -> None:
     """For a while a node's disk does not keep what it syncs of the hot log, and then its power is cut. Only when
     all others hold what it held, as for bits that rot."""
@@ -509,6 +547,7 @@ FAULTS: Final[list[tuple[Fault, float]]] = [
     (node_stays_away, 3),
     (node_stays_away_while_two_hear_nothing, 2),
     (disk_is_lost, 3),
+    (trouble_amid_a_copy, 2),
     (disk_has_lied, 2),
     (node_is_drained, 2),
     (control_dies, 2),

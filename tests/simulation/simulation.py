@@ -54,6 +54,7 @@ class Outcome:
     lost_log: int
     """How often a writer saw a node come back without log that it had acknowledged."""
     disks_lost: int
+    copies_troubled: int
     replaced: int
     """Segments that another one took the place of."""
     cancelled: int
@@ -136,6 +137,7 @@ async def _live(seed: int, trace: Trace, seconds: float) -> Outcome:
         world.disks_unreadable,
         trace.logged["error:node.lost_log"],
         world.disks_lost,
+        world.copies_troubled,
         sum(trace.logged[f"info:{reason}.done"] for reason in ("repair", "move")),
         trace.logged["info:repair.cancelled"],
     )

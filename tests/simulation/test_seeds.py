@@ -47,6 +47,11 @@ def test_every_seed_keeps_what_was_promised() -> None:
     assert sum(outcome.damage_told for outcome in outcomes) > 10
     assert sum(outcome.lost_log for outcome in outcomes) > 0
     assert sum(outcome.openings > 1 for outcome in outcomes) > 20
+    assert sum(outcome.statements_cancelled for outcome in outcomes) > 100
+    assert sum(outcome.upgraded for outcome in outcomes) > 50
+    assert sum(outcome.writers_died_halfway for outcome in outcomes) > 2
+    assert sum(outcome.disks_unreadable for outcome in outcomes) > 2
+    assert sum(outcome.copies_troubled for outcome in outcomes) > 0
     assert sum(outcome.replaced for outcome in outcomes) > 20
     assert sum(outcome.cancelled for outcome in outcomes) > 10
     assert sum(outcome.disks_lost for outcome in outcomes) > 10

@@ -108,6 +108,8 @@ class World:
         self.disks_lied = 0
         self.disks_unreadable = 0
         self.disks_lost = 0
+        self.copies_troubled = 0
+        """Something happened while a node was being filled."""
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Somebody met what no run may have."""
         self._checked: dict[int, Lsn] = {}
