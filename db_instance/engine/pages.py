@@ -289,6 +289,7 @@ class Pages:
         """
         if header_after == header_before.data:
             return None
+        self.driver.check_room(len(staged) + 1)  # before any of it is sent: half way it could not be refused
         started = False
         try:
             changes: list[Change] = []

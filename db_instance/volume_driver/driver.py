@@ -29,6 +29,7 @@ from volume.errors import (
     OutcomeUnknown,
     StaleEpoch,
     StaleMembership,
+    TransactionTooLarge,
     VolumeBusy,
 )
 from volume.ids import GroupId, Lsn, PageNumber
@@ -235,6 +236,12 @@ class VolumeDriver:
             client.wake(beat=True)
 
     # The write path
+
+    def check_room(self, records: int) -> None:
+        """May so many be appended one after the other, whatever becomes durable meanwhile? Raises TransactionTooLarge."""
+        left = self._batcher.room(self._frontier.vdl)
+        if records > left:
+            raise TransactionTooLarge(f"allocate {records} LSNs: {left} are left above VDL {self.vdl}")
 
     def append(self, changes: list[Change]) -> Lsn:
         """Number the changes and let them gather; they are on their way when this returns."""

@@ -443,6 +443,20 @@ class TestImpatient:
             assert await rows(later, "select count(*) from t") == [(60,)], "and it has become durable"
 
     @pytest.mark.usefixtures("small_is_large")
+    async def test_a_commit_of_more_records_than_a_volume_may_lack_is_refused_whole(
+        self, sql: SqlServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("db_instance.volume_driver.batcher.LSN_ALLOCATION_LIMIT", 30)
+        connection = await sql.connect()
+        await connection.execute("create table t (a int, b bytea)")
+        rows_of_two_kb = ", ".join(["(1, %s)"] * 100)
+        with pytest.raises(psycopg.Error, match="LSNs") as error:
+            await connection.execute(f"insert into t values {rows_of_two_kb}", [bytes(2000)] * 100)
+        assert error.value.sqlstate == "54000"
+        await connection.execute("insert into t values (2)")
+        assert await rows(connection, "select a from t") == [(2,)], "and nobody else is the worse for it"
+
+    @pytest.mark.usefixtures("small_is_large")
     async def test_after_a_large_commit_that_stopped_half_way_nothing_is_committed(
         self, sql: SqlServer
     ) -> None:
