@@ -1,6 +1,8 @@
 """Starts a real storage node on a simulated machine. Limits are small here, so that they are met."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -88,11 +90,17 @@ _SMALL: Final[dict[Any, dict[str, Any]]] = {
 }
 
 
-def use_small_limits() -> None:
+@contextmanager
+def small_limits() -> Iterator[None]:
     """Layers, compaction, the hot log's rotation and transactions that spill happen in every run."""
+    usual = [(module, name, getattr(module, name)) for module, limits in _SMALL.items() for name in limits]
     for module, limits in _SMALL.items():
         for name, value in limits.items():
-            assert hasattr(module, name), f"{module.__name__} has no {name} any more"
+            setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in usual:
             setattr(module, name, value)
 
 

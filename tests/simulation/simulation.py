@@ -15,7 +15,7 @@ from typing import Final
 
 from tests.simulation.faults import Mischief
 from tests.simulation.judgement import judge_at_rest
-from tests.simulation.nodes import use_small_limits
+from tests.simulation.nodes import small_limits
 from tests.simulation.trace import Trace, stop_capturing
 from tests.simulation.virtual_loop import run
 from tests.simulation.world import World
@@ -71,11 +71,11 @@ class Outcome:
 
 def simulate(seed: int, *, echo: bool = False, seconds: float = SECONDS) -> Outcome:
     """Live through one seed. Raises AssertionError, with the seed in its message."""
-    use_small_limits()
     trace = Trace(echo=echo)
     trace.capture_events()
     try:
-        return run(_live(seed, trace, seconds))
+        with small_limits():
+            return run(_live(seed, trace, seconds))
     except Exception as error:
         repeat = f"make sim SEED={seed}"
         if seconds != SECONDS:
