@@ -145,9 +145,9 @@ _NODES: Final = frozenset(
         "CurrentTimestamp",
         "CurrentDate",
         "CurrentTime",
-        "CurrentUser",
         "CurrentSchema",
         "CurrentDatabase",
+        "CurrentCatalog",
         "CurrentVersion",
         "Md5",
     ]

@@ -239,5 +239,5 @@ def name_of(node: Any) -> str:
     if isinstance(inner, exp.Anonymous):
         return str(inner.name).lower()
     if isinstance(inner, exp.Func):
-        return inner.sql_name().lower()
+        return "version" if isinstance(inner, exp.CurrentVersion) else inner.sql_name().lower()
     return "?column?"

@@ -1,6 +1,6 @@
 """The tree of a statement of PostgreSQL's as SQLite is to read it, where sqlglot's generator does not know it."""
 
-from typing import Any
+from typing import Any, Final
 
 from sqlglot import exp
 
@@ -10,6 +10,16 @@ from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, TEXT
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.statement import SqlError, TableInfo
 
+_OURS: Final[dict[Any, str]] = {
+    exp.CurrentTimestamp: "sixfold_now",
+    exp.Uuid: "gen_random_uuid",
+    exp.CurrentVersion: "version",
+    exp.CurrentSchema: "current_schema",
+    exp.CurrentDatabase: "current_database",
+    exp.CurrentCatalog: "current_database",
+}
+"""Functions that the generator would call by SQLite's names, or answer itself (dialect/functions.py)."""
+
 
 def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Expression:
     """What SQLite writes otherwise, where the generator does not know it."""
@@ -17,10 +27,8 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
     def change(node: exp.Expr) -> exp.Expr:
         if isinstance(node, exp.Parameter):
             return exp.Var(this=f"?{node.name}")
-        if isinstance(node, exp.CurrentTimestamp):
-            return exp.Anonymous(this="sixfold_now")
-        if isinstance(node, exp.Uuid):
-            return exp.Anonymous(this="gen_random_uuid")
+        if type(node) in _OURS:
+            return exp.Anonymous(this=_OURS[type(node)])
         if isinstance(node, exp.ILike):
             # SQLite's LIKE is told to tell a from A, as PostgreSQL's does.
             like = exp.Like(

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from db_instance.dialect import SqlError, translate
-from db_instance.dialect.functions import FUNCTIONS
+from db_instance.dialect.functions import FUNCTIONS, VERSION
 from db_instance.dialect.types import InvalidValue
 from db_instance.engine.schema import read_schema
 
@@ -67,6 +67,8 @@ def _run(connection: apsw.Connection, sql: str, *params: Any) -> list[tuple[Any,
         ("SELECT substr('hello', -3, 5), substr('hello', 0), substring('hello' from 2 for 3), substring('hello' for 2)", [("h", "hello", "ell", "he")]),
         ("SELECT substr('hello', 2, n) FROM t WHERE n = 1", [("e",)]),
         ("SELECT split_part('a,b,c', ',', -1), split_part('a,b', ',', -3), split_part('a,b', ',', 2)", [("c", "", "b")]),
+        ("SELECT version(), pg_catalog.version(), current_schema(), current_schema", [(VERSION, VERSION, "public", "public")]),
+        ("SELECT current_database(), current_catalog", [("main", "main")]),
         ("SELECT lpad('5', 3, '0'), lpad('abc', 2), rpad('a', 4, 'xy'), lpad('a', -1, 'x'), lpad('a', 3, '')", [("005", "ab", "axyx", "", "a")]),
         ("UPDATE t SET n = n + 10 WHERE n = 1 RETURNING n", [(11,)]),
         ("DELETE FROM t WHERE n = 2 RETURNING id, s", [(2, "b")]),
