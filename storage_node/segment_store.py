@@ -297,6 +297,7 @@ class SegmentStore:
         """Have at hand what a report needs of the layers."""
         with self.noticing_damage():
             await self.layers.read_runs(self.chain.known_vdl)
+        self.check()  # dropped meanwhile, it has no layers any more, and its tail would look empty
 
     def report(self) -> Report:
         """The tail above the known VDL. Everything in memory is taken to be synced."""
