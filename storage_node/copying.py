@@ -51,6 +51,8 @@ class Copier:
         self._spare = spare
         self._served_before = 0
         self._busy = False
+        self._fills: dict[SegmentStore, Fill] = {}
+        """Those under way: what one of them is still to take no other may."""
 
     async def copy(self, source: Member, segment: SegmentStore) -> bool:
         """Take the peer's layers in place of ours, if they reach further. Whether they were taken."""
@@ -113,11 +115,12 @@ class Copier:
         now = asyncio.get_running_loop().time()
         fill = segment.fill = Fill(source.node, sum(layer.size for layer in listed.layer), now)
         stream = self._transport.open_stream(source.address, _SERVICE + "CopyLayers")
+        self._fills[segment] = fill
         copied: dict[str, int] = {}
         syncing: asyncio.Task[None] | None = None
         try:
             for layer in listed.layer:
-                if fill.bytes_total - fill.bytes_done > self._spare():
+                if sum(each.bytes_total - each.bytes_done for each in self._fills.values()) > self._spare():
                     raise VolumeBusy(
                         f"copy {fill.bytes_total} bytes of {segment.id}: the disk has no room for them"
                     )
@@ -143,6 +146,7 @@ class Copier:
         finally:
             stream.cancel()
             segment.fill = None
+            del self._fills[segment]
         events.info(
             "segment.layers_copied",
             segment=str(segment.id),

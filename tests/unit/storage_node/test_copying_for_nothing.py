@@ -11,13 +11,14 @@ import pytest
 
 from runtime.disk import RealDisk
 from storage_node import server
+from storage_node.copying import Copier
 from storage_node.segment_store import SegmentStore
 from tests.simulation.sim_disk import SimDisk
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, framed
 from tests.unit.storage_node.test_copying import _FILLING, Seven, _with_seven
 from tests.unit.storage_node.test_segment_store import _FOLDER, _copied, _opened, _with_store
 from tests.unit.volume.quorum_model import quorum_set
-from volume.errors import CorruptPage, VolumeError
+from volume.errors import CorruptPage, VolumeBusy, VolumeError
 from volume.ids import LSN_ZERO, Epoch, GroupId, SegmentId
 from volume.log_batch import read_header, seal_frame
 from volume.redo_record import encode_record
@@ -104,5 +105,29 @@ def test_a_copy_for_which_there_is_no_room_leaves_what_there_is_to_the_log(
             await asyncio.sleep(0.01)
         await asyncio.gather(*appends)
         assert (serving.state, serving.chain.durable_scl) == ("ok", log.end)
+
+    _with_seven(work)
+
+
+def test_two_copies_at_a_time_share_the_room_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LAYER_CHUNK_BYTES", 64)
+
+    async def work(seven: Seven) -> None:
+        for name in "abcdef":
+            layers = seven.segment(name).layers
+            layers.layers = layers.layers[:1]  # one layer each: nobody looks again half way
+        (info,) = seven.segment("a").layers.layers
+        spare = [info.size_bytes * 3 // 2]
+        copier = Copier(seven.nodes["g"].gossip._transport, lambda: 0, lambda: spare[0])
+        stores = [
+            SegmentStore(SimDisk(random.Random(1)), "g", VOLUME, SegmentId(GROUP, 5), _FILLING)
+            for _ in range(2)
+        ]
+        source = next(peer for peer in stores[0].peers if peer.node == "a")
+        listed = await copier._list(source, stores[0], LSN_ZERO)
+        copies = (copier._copy_all(source, each, listed) for each in stores)
+        found = await asyncio.gather(*copies, return_exceptions=True)
+        assert [type(each) for each in found] == [dict, VolumeBusy]
+        assert await copier._copy_all(source, stores[1], listed), "the other one is done"
 
     _with_seven(work)
