@@ -26,9 +26,10 @@ from control_plane.cluster.membership import (
     fence_of,
     plan_membership,
 )
-from control_plane.cluster.model import Group, Member, Node, NodeId, SegmentReport, Volume
+from control_plane.cluster.model import Group, Member, Node, NodeId, SegmentReport, Volume, lacks_room
 from control_plane.metadata.interface import Metadata
 from control_plane.observer import Observer
+from control_plane.volumes import REFUSED_S
 from runtime.clock import Clock
 from runtime.events import get_logger
 from volume.errors import VolumeError
@@ -64,6 +65,8 @@ class Repairs:
         self._watching_since_s = self._acted_s = clock.monotonic()
         self._bad_since_s: dict[Key, float] = {}
         self._fences: dict[tuple[VolumeId, GroupId], Fence] = {}
+        self._full_s: dict[NodeId, float] = {}
+        """When a node last said that its disk has no room to fill a segment."""
 
     async def act(self) -> None:
         """One round. What cannot be done now is found again by the next one."""
@@ -91,7 +94,14 @@ class Repairs:
         }
         self._note_bad(volumes, reports, now)
         unfit = [node.id for node in nodes if node.id not in seen or seen[node.id].report.failed]
-        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, unfit, self._refusing())
+        self._full_s |= dict.fromkeys(
+            (key[2] for key, each in reports.items() if lacks_room(each.state)), now
+        )
+        refusing = {
+            *self._refusing(),
+            *(id for id, when_s in self._full_s.items() if now - when_s < REFUSED_S),
+        }
+        return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, unfit, refusing)
 
     def _silent_s(self, ago_s: float | None, now: float) -> float:
         """A silence counts while we listened; but who has not answered lately does not answer."""

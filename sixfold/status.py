@@ -158,8 +158,8 @@ def _slot(members: list[dict[str, Any]], slot: int) -> Text:
 
 def _segment(segment: dict[str, Any]) -> Text:
     text = Text(f"{segment['node']} ")
-    if segment["state"] == "filling":
-        return text.append("filling", style="yellow")
+    if segment["state"].startswith("filling"):
+        return text.append(segment["state"], style="yellow")
     if segment["state"] not in ("ok", "behind"):
         return text.append(segment["state"], style="red")
     if segment["lag"]:

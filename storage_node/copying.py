@@ -60,6 +60,7 @@ class Copier:
         timeline = Timeline.decode(listed.timeline)
         await segment.install(timeline, Lsn(listed.known_vdl))
         if timeline.epoch != segment.chain.timeline.epoch or listed.complete_lsn <= segment.chain.scl:
+            segment.lacks_room = False
             return False
         copied = await self._copy_all(source, segment, listed)
         return await segment.adopt(copied, Lsn(listed.complete_lsn), timeline)
@@ -120,7 +121,9 @@ class Copier:
         syncing: asyncio.Task[None] | None = None
         try:
             for layer in listed.layer:
-                if sum(each.bytes_total - each.bytes_done for each in self._fills.values()) > self._spare():
+                wanted = sum(each.bytes_total - each.bytes_done for each in self._fills.values())
+                segment.lacks_room = wanted > self._spare()
+                if segment.lacks_room:
                     raise VolumeBusy(
                         f"copy {fill.bytes_total} bytes of {segment.id}: the disk has no room for them"
                     )

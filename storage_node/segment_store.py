@@ -63,6 +63,10 @@ class Fill:
         return round(self.bytes_done / self.seconds) if self.seconds > 0 else 0
 
 
+FILLING_WITHOUT_ROOM: Final = "filling: the disk has no room"
+"""The state of a replacement that waits for room on its disk. The control plane knows it by this."""
+
+
 class SegmentStore:
     def __init__(self, disk: Disk, node: str, volume: VolumeId, id: SegmentId, membership: QuorumSet) -> None:
         self.volume = volume
@@ -88,6 +92,8 @@ class SegmentStore:
         self._flushing = MemoryTable()
         self.out_of_room = False
         """Failed because the disk was full: once there is room a new start makes it whole again."""
+        self.lacks_room = False
+        """The disk has no room for the layers that were to be copied last."""
         self._disk = disk
         self._folder = f"segments/{volume}-{id.group}"
         self.layers = LayerMap(disk, self._folder)
@@ -135,7 +141,7 @@ class SegmentStore:
         if self.removed:
             return "removed"
         if self.filling:
-            return "filling"
+            return FILLING_WITHOUT_ROOM if self.lacks_room else "filling"
         return "behind" if self.chain.has_gap else "ok"
 
     def check(self) -> None:

@@ -28,6 +28,7 @@ from control_plane.cluster.model import (
     SegmentReport,
     Volume,
     is_of_the_disk,
+    lacks_room,
 )
 from control_plane.cluster.placement import replacement_for
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, VolumeId
@@ -77,7 +78,7 @@ class Facts:
     unfit: Collection[NodeId] = ()
     """Nodes that can keep no log any more, whatever segments they have, or have never answered yet."""
     refusing: Collection[NodeId] = ()
-    """Nodes that answer, and whose disk had no segment made when they were asked for one."""
+    """Nodes that answer, and whose disk had no segment made when they were asked for one, or has no room to fill one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ class _Planner:
             # A writer that is granted an epoch may have heard of no replacement yet: it keeps the older ones out.
             promised = max(fence.promised, volume.epoch)
             return Finish(volume, group, replacement, promised, self._awaited(volume, group))
-        why = self._suspicion(volume, group, replacement) or self._refusal(group, replacement)
+        why = self._suspicion(volume, group, replacement) or self._refusal(volume, group, replacement)
         if not why:
             return None
         if voter is not None:
@@ -265,15 +266,20 @@ class _Planner:
             return ""
         return f"{member.node} does not have it"
 
-    def _refusal(self, group: Group, replacement: Member) -> str:
-        """Why a replacement that cannot be made is given up. A repair that could go nowhere else waits for it."""
-        if replacement.created or replacement.node not in self._facts.refusing:
+    def _refusal(self, volume: Volume, group: Group, replacement: Member) -> str:
+        """Why a replacement that cannot be made, or filled, is given up. A repair that could go nowhere else waits
+        for it, and so does whatever is made already."""
+        if replacement.node not in self._facts.refusing:
+            return ""
+        report = self._report(volume, group, replacement.node)
+        without_room = report is not None and lacks_room(report.state)
+        if replacement.created and not without_room:
             return ""
         slot = replacement.slot
         other = replacement_for(group, slot, self._facts.nodes, self._load, self._usable)
-        if replacement.reason is Reason.REPAIR and other is None:
+        if other is None and (replacement.reason is Reason.REPAIR or replacement.created):
             return ""
-        return f"{replacement.node} cannot make it"
+        return f"{replacement.node} cannot {'hold' if without_room else 'make'} it"
 
     def _is_well(self, volume: Volume, group: Group, member: Member) -> bool:
         report = self._report(volume, group, member.node)

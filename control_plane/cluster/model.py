@@ -124,6 +124,11 @@ def is_of_the_disk(failure: str) -> bool:
     return number is not None and int(number[1]) in _DISK_ERRORS
 
 
+def lacks_room(state: str) -> bool:
+    """Does a replacement wait for room on its node's disk?"""
+    return state.startswith("filling: ")
+
+
 @dataclass(frozen=True, slots=True)
 class Fill:
     """How far a segment has got in copying a peer's layers."""

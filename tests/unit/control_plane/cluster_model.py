@@ -8,7 +8,7 @@ done without an answer, or be done again later; `dice` decides.
 import asyncio
 import random
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -22,6 +22,7 @@ from control_plane.cluster.status import Seen
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.repairs import Repairs
 from db_instance.volume_driver.durable_frontier import DurableFrontier, Round
+from storage_node.segment_store import FILLING_WITHOUT_ROOM
 from volume import quorum_set
 from volume.errors import DeadlineExceeded, PeerUnavailable, SegmentFailed, StaleMembership, UnknownSegment
 from volume.ids import LSN_ZERO, Epoch, GroupId, Lsn, SegmentId, VolumeId
@@ -70,6 +71,8 @@ class Machine:
     up: bool = True
     full: bool = False
     """No segment can be made there."""
+    cramped: bool = False
+    """One can be made there, and has no room for a peer's layers."""
     segments: dict[GroupId, Segment] = field(default_factory=dict)
     seen: tuple[NodeReport, float] | None = None
     """What the control plane heard of it last."""
@@ -100,7 +103,13 @@ class Machine:
         del self.segments[group]
 
     def report(self) -> NodeReport:
-        return NodeReport(tuple(_report(group, segment) for group, segment in self.segments.items()), 1 << 30)
+        reports = [_report(group, segment) for group, segment in self.segments.items()]
+        if self.cramped:
+            reports = [
+                replace(each, state=FILLING_WITHOUT_ROOM) if each.state == "filling" else each
+                for each in reports
+            ]
+        return NodeReport(tuple(reports), 1 << 30)
 
 
 def _report(group: GroupId, segment: Segment) -> SegmentReport:
@@ -412,7 +421,9 @@ class Cluster:
         for machine in self.machines.values():
             for group in list(machine.segments):
                 own = self.reach(machine.node.id, group)
-                if own is not None and own.state != "removed" and self.dice.random() < chance:
+                if own is None or own.state == "removed" or (machine.cramped and own.state == "filling"):
+                    continue
+                if self.dice.random() < chance:
                     self._take_from_some_peer(own, group)
 
     def _take_from_some_peer(self, own: Segment, group: GroupId) -> None:

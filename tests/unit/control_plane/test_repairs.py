@@ -244,6 +244,42 @@ def test_a_repair_that_can_go_nowhere_else_waits_for_its_node() -> None:
     _with_cluster(story, _NINE)
 
 
+@pytest.mark.parametrize("drained", [False, True])
+def test_a_node_without_room_for_a_copy_is_passed_over(drained: bool) -> None:
+    async def story(cluster: Cluster) -> None:
+        await cluster.add("j", "az3")
+        cluster.machines[NodeId("i")].cramped = True
+        if drained:
+            await cluster.metadata.set_draining(NodeId("f"), True)
+        else:
+            _down(cluster, "f")
+        for _ in range(40):
+            await cluster.round()
+            cluster.gossip()
+        assert await cluster.describe() == ["a b c d e j"]
+
+    _with_cluster(story, _NINE)
+
+
+def test_a_copy_that_can_go_nowhere_else_waits_for_room() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.machines[NodeId("i")].cramped = True
+        _down(cluster, "f")
+        for _ in range(40):
+            await cluster.round()
+            cluster.gossip()
+        assert await cluster.describe() == ["a b c d e f+i"]
+        (group,) = await cluster.groups()
+        assert group.membership_epoch == 2
+        cluster.machines[NodeId("i")].cramped = False
+        for _ in range(10):
+            await cluster.round()
+            cluster.gossip()
+        assert await cluster.describe() == ["a b c d e i"]
+
+    _with_cluster(story, _NINE)
+
+
 def test_a_move_to_a_node_that_cannot_make_it_is_given_up() -> None:
     async def story(cluster: Cluster) -> None:
         cluster.machines[NodeId("i")].full = True

@@ -12,7 +12,7 @@ import pytest
 from runtime.disk import RealDisk
 from storage_node import server
 from storage_node.copying import Copier
-from storage_node.segment_store import SegmentStore
+from storage_node.segment_store import FILLING_WITHOUT_ROOM, SegmentStore
 from tests.simulation.sim_disk import SimDisk
 from tests.unit.storage_node.log_model import GROUP, VOLUME, GroupLog, framed
 from tests.unit.storage_node.test_copying import _FILLING, Seven, _with_seven
@@ -129,5 +129,18 @@ def test_two_copies_at_a_time_share_the_room_that_there_is(monkeypatch: pytest.M
         found = await asyncio.gather(*copies, return_exceptions=True)
         assert [type(each) for each in found] == [dict, VolumeBusy]
         assert await copier._copy_all(source, stores[1], listed), "the other one is done"
+
+    _with_seven(work)
+
+
+def test_a_replacement_that_has_no_room_says_so_until_it_has() -> None:
+    async def work(seven: Seven) -> None:
+        room = [0]
+        seven.nodes["g"].gossip.copier._spare = lambda: room[0]
+        await seven.begin()
+        await seven.until(lambda: seven.segment("g").state == FILLING_WITHOUT_ROOM)
+        room[0] = 1 << 30
+        await seven.until(seven.is_filled)
+        assert seven.segment("g").state == "filling"
 
     _with_seven(work)
