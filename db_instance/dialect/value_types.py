@@ -3,6 +3,7 @@ they are given to, or of what they are compared with."""
 
 import math
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any, Final
 
 from sqlglot import exp
@@ -166,5 +167,6 @@ def _values_given(tree: exp.Expression, catalog: Catalog) -> Iterator[tuple[Any,
     if isinstance(source, exp.Select):
         rows = [[each.unalias() for each in source.expressions]]
     for row in rows:
-        for name, value in zip(names, row, strict=False):
+        # Behind a * nobody knows which column a value is for.
+        for name, value in zip(names, takewhile(lambda each: not each.is_star, row), strict=False):
             yield value, oids.get(name, 0)

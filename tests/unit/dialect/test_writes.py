@@ -156,3 +156,16 @@ def test_what_it_does_anyway_is_not() -> None:
         "INSERT INTO u VALUES (2, 1)",
         "UPDATE t SET n = 7 FROM u WHERE u.id = t.id RETURNING t.id, t.n",
     ) == [(2, 7)]
+
+
+@pytest.mark.parametrize("given", ["*", "q.*", "n, q.*", "*, n"])
+def test_a_star_is_given_as_it_is(given: str) -> None:
+    names = {"n, q.*": "m, at, n", "*, n": "at, n, m"}.get(given, "at, n")
+    rows = _run(
+        "CREATE TABLE t (at timestamptz, n int, m int)",
+        "CREATE TABLE q (at timestamptz, n int)",
+        "INSERT INTO q VALUES ('2024-01-01', 1)",
+        f"INSERT INTO t ({names}) SELECT {given} FROM q",
+        "SELECT at, n FROM t",
+    )
+    assert rows == [("2024-01-01 00:00:00+00", 1)]
