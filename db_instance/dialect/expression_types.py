@@ -36,6 +36,11 @@ _AS_THEIR_FIRST: Final = (
 )  # fmt: skip
 
 
+_told: dict[int, int] = {}
+"""What columns of subqueries and CTEs came to, while one is asked for: each is looked at once, however often those
+around it name it, and one that leads to itself is not clear."""
+
+
 _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.Count, exp.RowNumber), types.INT8),
     ((exp.Length,), types.INT4),
@@ -142,8 +147,20 @@ def _derived_oid(source: exp.Expression, name: str, tables: dict[str, TableInfo]
         return 0
     if any(each.is_star for each in inside.expressions):
         return 0
-    found = [each.unalias() for each in inside.expressions if name_of(each).lower() == name.lower()]
-    return oid_of(found[0], tables) if found else None
+    found = [each for each in inside.expressions if name_of(each).lower() == name.lower()]
+    if not found:
+        return None
+    key = id(found[0])
+    if key in _told:
+        return _told[key]
+    outermost = not _told
+    _told[key] = 0
+    try:
+        _told[key] = oid = oid_of(found[0].unalias(), tables)
+    finally:
+        if outermost:
+            _told.clear()
+    return oid
 
 
 def sources_of(scope: exp.Expression) -> list[exp.Expression]:

@@ -1,13 +1,14 @@
 """PostgreSQL's statements on a plain SQLite connection: the answer is the one PostgreSQL gives."""
 
+import time
 from typing import Any
 
 import apsw
 import pytest
 
-from db_instance.dialect import SqlError, translate
+from db_instance.dialect import Column, SqlError, translate
 from db_instance.dialect.functions import FUNCTIONS, VERSION
-from db_instance.dialect.types import InvalidValue
+from db_instance.dialect.types import INT4, InvalidValue
 from db_instance.engine.schema import read_schema
 
 _T = """CREATE TABLE t (id serial PRIMARY KEY, n int, s varchar(5), b boolean DEFAULT false, f double precision)"""
@@ -301,3 +302,25 @@ def test_the_last_parameter_that_can_be() -> None:
     values = (1, *[None] * 32_764, 3)
     found = _run(_connection(), "SELECT n FROM t WHERE n IN ($1, $32766) ORDER BY n", *values)
     assert found == [(1,), (3,)]
+
+
+@pytest.mark.parametrize("source", ["(SELECT x FROM t) AS q", "(SELECT x + 1 AS x FROM t) AS q"])
+def test_a_column_of_a_subquery_that_leads_to_itself_does_not_exist(source: str) -> None:
+    connection = _connection()
+    with pytest.raises(apsw.SQLError, match="no such column: x"):
+        _run(connection, f"SELECT q.x FROM {source} WHERE q.x = 1")
+
+
+def test_a_column_that_the_schema_does_not_tell_may_be_in_a_subquery() -> None:
+    connection = _connection()
+    _run(connection, "CREATE TABLE g (a int, b int GENERATED ALWAYS AS (a * 2) STORED)")
+    _run(connection, "INSERT INTO g (a) VALUES (2)")
+    assert _run(connection, "SELECT q.b FROM (SELECT b FROM g) AS q WHERE q.b = 4") == [(4,)]
+
+
+def test_types_are_looked_up_once_through_ctes_that_name_a_column_twice() -> None:
+    ctes = ", ".join(f"c{at} AS (SELECT x + x AS x FROM c{at - 1})" for at in range(1, 25))
+    sql = f"WITH c0 AS (SELECT n AS x FROM t), {ctes} SELECT x FROM c24"
+    before = time.process_time()
+    assert translate(sql, read_schema(_connection())).columns == (Column("x", INT4),)
+    assert time.process_time() - before < 5
