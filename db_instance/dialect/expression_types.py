@@ -221,6 +221,8 @@ def oid_around(param: exp.Expression, tables: dict[str, TableInfo]) -> int:
         return oid_of_type(parent.to)
     if isinstance(parent, exp.Limit | exp.Offset):
         return types.INT8
+    if isinstance(parent, exp.Substring) and parent.this is not param:
+        return types.INT4
     if isinstance(parent, exp.DPipe | exp.Escape | exp.Like | exp.ILike):
         return types.TEXT  # whatever is on the other side
     if isinstance(parent, exp.Binary):

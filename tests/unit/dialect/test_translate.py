@@ -255,6 +255,7 @@ def test_columns_hold_their_types_only(why: str, sql: str) -> None:
         ("INSERT INTO t (n, s) VALUES ($2, $1)", (1043, 23)),
         ("SELECT n FROM t WHERE n = $1 AND s = $2 LIMIT $3", (23, 1043, 20)),
         ("UPDATE t SET f = $1 WHERE id IN ($2)", (701, 23)),
+        ("SELECT substring(s, $1, $2), substring(s FOR $3) FROM t", (23, 23, 23)),
     ],
 )
 def test_parameters_know_their_types(sql: str, oids: tuple[int, ...]) -> None:

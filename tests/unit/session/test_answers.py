@@ -54,6 +54,8 @@ _FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
         ([("select 'a_b' like 'a\\_b', 'axb' like 'a\\_b', 'A_b' ilike 'a\\_b'",)], [(b"t", b"f", b"t")]),
         ([("insert into m (id, s) values (1, 'Spam'), (2, 'mail')",), ("delete from m where s not ilike 'spam'",), ("select id from m",)], [(b"1",)]),
         ([("select 'Spam' not ilike 's%', 'Spam' !~~* 'x_', 'Spam' not ilike 's\\_%'",)], [(b"f", b"t", b"t")]),
+        # parts
+        ([("select substring('hello', $1, $2)", "2", "3")], [(b"ell",)]),
         # rows
         ([_AT, ("update m set (b, tz) = ('f', '2024-01-05 11:00+01') where id = 1",), ("select b, tz from m where not b",)], [(b"f", b"2024-01-05 10:00:00+00")]),
         ([_AT, ("update m set (b, tz) = ($1, $2) where id = 1", "f", "2024-01-05 11:00+01"), ("select b, tz from m where not b",)], [(b"f", b"2024-01-05 10:00:00+00")]),
@@ -79,7 +81,7 @@ _FILL = ", ".join(f"({at}, 'f', 1, 'x')" for at in range(100, 170))
         ([*_OTHER, ("with m as (select '007' as n) select m.n from m where m.n = '007'",)], [(b"007",)]),
     ],
     ids=["cast-tz", "cast-uuid", "cast-date", "lit-param", "lit-backslash", "lit-many", "lit-where", "lit-coalesce", "lit-select",
-         "like", "not-ilike", "not-ilikes", "row-set", "row-set-param", "row-param", "row-lit", "row-in", "json", "json-wrong", "dates", "dates2", "scope", "inner", "inner-param", "inner-bool", "inner-delete", "derived", "derived-cte", "cte-order", "cte-recursive", "cte"],
+         "like", "not-ilike", "not-ilikes", "parts", "row-set", "row-set-param", "row-param", "row-lit", "row-in", "json", "json-wrong", "dates", "dates2", "scope", "inner", "inner-param", "inner-bool", "inner-delete", "derived", "derived-cte", "cte-order", "cte-recursive", "cte"],
 )  # fmt: skip
 async def test_the_answer_is_postgresqls_or_none(
     sql: SqlServer, statements: list[tuple[str, ...]], expected: list[Any]
