@@ -57,6 +57,9 @@ def cast_times(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cata
         sides = [each for each in sides if each is not None and not isinstance(each, exp.Literal)]
         found = [oid for each in sides if (oid := oid_of(each, tables)) in _WIDER]
         widest = max(found, key=_WIDER.index, default=0)
+        columns = {oid_of(each, tables) for each in sides if isinstance(each, exp.Column)}
+        if widest == types.TIMESTAMPTZ and types.TIMESTAMP in columns and widest not in columns:
+            widest = types.TIMESTAMP  # the same moments, as zones are UTC, and the column's index is of use
         for each in sides:
             oid = oid_of(each, tables)
             # A date is compared with a parameter that is a timestamp as it is: cast, it would lose its time.

@@ -325,3 +325,27 @@ def test_types_are_looked_up_once_through_ctes_that_name_a_column_twice() -> Non
     before = time.process_time()
     assert translate(sql, read_schema(_connection())).columns == (Column("x", INT4),)
     assert time.process_time() - before < 5
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "at < now()",
+        "now() >= at",
+        "at <= CURRENT_TIMESTAMP",
+        "at BETWEEN '2024-01-01' AND now()",
+        "at < '2024-01-06'::timestamptz",
+    ],
+)
+def test_a_timestamp_that_is_compared_with_now_is_looked_up_in_its_index(where: str) -> None:
+    connection = _connection()
+    for sql in (
+        "CREATE TABLE e (at timestamp, tz timestamptz)",
+        "CREATE INDEX e_at ON e (at)",
+        "INSERT INTO e VALUES ('2024-01-05 10:00', '2024-01-05 10:00Z'), ('3024-01-05 10:00', now())",
+    ):
+        _run(connection, sql)
+    sql = translate(f"SELECT at FROM e WHERE {where}", read_schema(connection)).sql
+    assert "SEARCH e" in str(connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall())
+    assert connection.execute(sql).fetchall() == [("2024-01-05 10:00:00",)]
+    assert _run(connection, "SELECT count(*) FROM e WHERE at = tz AND at < now()") == [(1,)]
