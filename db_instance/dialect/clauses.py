@@ -202,7 +202,7 @@ def _default(given: list[Token], oid: int) -> str:
             else str(value)
         )
     source = _source(given)
-    if oid in _TIMES and len(given) > 1:
+    if oid in _TIMES and source.lower() != "null":
         source = f"({source})::{types.type_name(oid)}"
     return expression(source)
 

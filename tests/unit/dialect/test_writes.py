@@ -46,6 +46,17 @@ def test_a_default_is_a_value_of_its_column(column: str, held: Any) -> None:
     ) == [(held,)]
 
 
+@pytest.mark.parametrize("default", ["now()", "CURRENT_TIMESTAMP", "current_date"])
+def test_a_time_that_is_a_default_is_of_its_columns_type(default: str) -> None:
+    columns = f"at timestamp DEFAULT {default}, d date DEFAULT {default}, n date DEFAULT NULL"
+    (row,) = _run(
+        f"CREATE TABLE t (id int, {columns})",
+        "INSERT INTO t (id) VALUES (1)",
+        "SELECT at = at::timestamp, d = d::date, n FROM t WHERE position('+' in at::text) = 0",
+    )
+    assert row == (1, 1, None)
+
+
 def test_a_default_that_is_no_value_of_its_column_is_refused() -> None:
     with pytest.raises(SqlError, match="boolean"):
         _run("CREATE TABLE t (a boolean DEFAULT 'maybe')")
