@@ -91,14 +91,14 @@ def _as_text(node: exp.Expr, tables: dict[str, TableInfo]) -> exp.Expr:
     """What becomes text: a boolean and a float in PostgreSQL's words, arithmetic before it, as || is last there."""
     oid = oid_of(node, tables)
     if oid == types.BOOL:
-        return exp.Anonymous(this="sixfold_boolean_text", expressions=[node.copy()])
+        return exp.Anonymous(this="sixfold_boolean_text", expressions=[node])
     inner = node.unnest() if isinstance(node, exp.Paren) else node
     is_quotient = isinstance(inner, exp.Anonymous) and inner.name == "sixfold_quotient"
     is_unclear = is_quotient or isinstance(inner, exp.Div | exp.Round | exp.Case | exp.Subquery)
     if oid in FLOATS or oid == types.BYTEA or is_unclear:
-        return exp.Anonymous(this="sixfold_text", expressions=[node.copy()])
+        return exp.Anonymous(this="sixfold_text", expressions=[node])
     is_operator = isinstance(node, exp.Binary) and not isinstance(node, exp.DPipe | exp.Dot)
-    return exp.Paren(this=node.copy()) if is_operator else node.copy()
+    return exp.Paren(this=node) if is_operator else node
 
 
 def _cut(cast: exp.Cast, value: exp.Expr) -> exp.Expr:

@@ -349,3 +349,14 @@ def test_a_timestamp_that_is_compared_with_now_is_looked_up_in_its_index(where: 
     assert "SEARCH e" in str(connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall())
     assert connection.execute(sql).fetchall() == [("2024-01-05 10:00:00",)]
     assert _run(connection, "SELECT count(*) FROM e WHERE at = tz AND at < now()") == [(1,)]
+
+
+def test_a_long_concatenation_takes_as_long_as_it_is() -> None:
+    schema = read_schema(_connection())
+
+    def took_s(size: int) -> float:
+        before = time.process_time()
+        translate(f"SELECT {' || '.join(['s'] * size)} FROM t", schema)
+        return time.process_time() - before
+
+    assert min(took_s(200) for _ in range(5)) < 10 * min(took_s(50) for _ in range(5))
