@@ -39,8 +39,9 @@ events = get_logger("control.repairs")
 
 _STEPS_AT_ONCE: Final = 64
 
-_ASLEEP_S: Final = 15.0
-"""A control plane that has gone no round for so long, longer than any takes, was paused itself and heard nobody for that reason."""
+_ASLEEP_S: Final = 20.0
+"""A control plane that has gone no round for so long, longer than all its timeouts in a row, was paused itself and heard
+nobody for that reason."""
 
 
 class Repairs:

@@ -69,11 +69,8 @@ def _refuse_a_missing_key(
     key = info.integer_key if info is not None else None
     if info is None or key is None or info.counts or _has_default(key, info):
         return
-    at = (
-        [each.lower() for each in columns].index(key.lower())
-        if key.lower() in map(str.lower, columns)
-        else -1
-    )
+    named = [each.lower() for each in columns]
+    at = named.index(key.lower()) if key.lower() in named else -1
     is_missing = at < 0 or tree.args.get("default") or any(at >= len(row) for row in rows)
     if is_missing or any(_is_default(row[at].unalias()) for row in rows):
         raise null_in_key(info.name, key)

@@ -17,7 +17,12 @@ from db_instance.dialect.expression_types import name_of, oid_of, oid_of_type
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.rewriting import rewritten
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
-from db_instance.dialect.value_types import cast_times, param_types, read_literals, refuse_arithmetic_of_times
+from db_instance.dialect.value_types import (
+    cast_values,
+    param_types,
+    read_literals,
+    refuse_arithmetic_of_times,
+)
 
 _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
 
@@ -32,7 +37,7 @@ def query(sql: str, catalog: Catalog) -> Statement:
     check_allowed(tree)
     refuse_arithmetic_of_times(tree, tables)
     complete_assignments(tree, catalog)
-    cast_times(tree, tables, catalog)
+    cast_values(tree, tables, catalog)
     read_literals(tree, tables, catalog)
     params = param_types(tree, tables, kind, catalog)
     columns = _columns(tree, tables)

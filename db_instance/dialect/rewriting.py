@@ -6,7 +6,7 @@ from sqlglot import exp
 
 from db_instance.dialect import types
 from db_instance.dialect.distinct_on import first_of_each
-from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, TEXTS, oid_of, oid_of_type
+from db_instance.dialect.expression_types import FLOATS, NUMBERS, TEXTS, oid_of, oid_of_type
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.statement import SqlError, TableInfo
 
@@ -53,20 +53,8 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
                 expression=_as_text(node.expression, tables),
                 safe=node.args.get("safe"),
             )
-        if isinstance(node, exp.Cast) and oid_of_type(node.to) in TEXTS:
-            return _cut(node, _as_text(node.this, tables))
-        if isinstance(node, exp.Cast) and oid_of_type(node.to) in INTEGERS:
-            return exp.Anonymous(this=INTEGER_CASTS[oid_of_type(node.to)], expressions=[node.this])
-        if isinstance(node, exp.Cast) and oid_of_type(node.to) in READ_AS:
-            return exp.Anonymous(this=READ_AS[oid_of_type(node.to)], expressions=[node.this])
-        if isinstance(node, exp.Cast) and oid_of_type(node.to) == types.BOOL:
-            return exp.Anonymous(this="sixfold_boolean", expressions=[node.this])
-        if (
-            isinstance(node, exp.Cast)
-            and oid_of_type(node.to) in FLOATS
-            and oid_of(node.this, tables) not in NUMBERS
-        ):
-            return exp.Anonymous(this="sixfold_float", expressions=[node.this])
+        if isinstance(node, exp.Cast):
+            return _as_cast(node, tables)
         if isinstance(node, exp.Div | exp.Mod) and not _is_other_than_zero(node.expression):
             name = "sixfold_quotient" if isinstance(node, exp.Div) else "sixfold_remainder"
             return exp.Anonymous(this=name, expressions=[node.this, node.expression])
@@ -85,6 +73,18 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
         if changed is not node:
             node.replace(changed)
     return root
+
+
+def _as_cast(node: exp.Cast, tables: dict[str, TableInfo]) -> exp.Expr:
+    """SQLite's own would make a number of whatever begins like one, and 0 of the rest."""
+    oid = oid_of_type(node.to)
+    if oid in TEXTS:
+        return _cut(node, _as_text(node.this, tables))
+    if oid in FLOATS:
+        name = "" if oid_of(node.this, tables) in NUMBERS else "sixfold_float"
+    else:
+        name = "sixfold_boolean" if oid == types.BOOL else INTEGER_CASTS.get(oid) or READ_AS.get(oid, "")
+    return exp.Anonymous(this=name, expressions=[node.this]) if name else node
 
 
 def _as_text(node: exp.Expr, tables: dict[str, TableInfo]) -> exp.Expr:

@@ -37,9 +37,10 @@ def refuse_arithmetic_of_times(tree: exp.Expression, tables: dict[str, TableInfo
                 raise SqlError("0A000", "arithmetic with dates and times is not supported")
 
 
-def cast_times(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:
+def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:
     """Dates and times become the type of the column that they are given to, or of what they are compared with:
-    SQLite holds them as texts, of which those of different types are never equal. So does what columns of text get."""
+    SQLite holds them as texts, of which those of different types are never equal. What a column of text is given
+    becomes text in PostgreSQL's words."""
     assigned = {id(each) for each in _assignments(tree)}
     for value, oid in [*_values_given(tree, catalog), *_values_set(tree, tables)]:
         if oid in TEXTS and _is_other_as_text(value, tables):

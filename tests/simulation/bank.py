@@ -214,10 +214,10 @@ class Bank:
 
 
 @asynccontextmanager
-async def leased(engine: Engine) -> AsyncIterator[Lease]:
-    """A connection; it is given back. After an error its transaction is undone first, as a session does it, and if
-    its process is killed it is closed in whatever state it is."""
-    lease = await engine.lease()
+async def leased(engine: Engine, own: Lease | None = None) -> AsyncIterator[Lease]:
+    """A connection, or the one that we have; it is given back. After an error its transaction is undone first, as a
+    session does it, and if its process is killed it is closed in whatever state it is."""
+    lease = own if own is not None else await engine.lease()
     try:
         yield lease
     except EXPECTED:

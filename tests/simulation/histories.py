@@ -16,7 +16,6 @@ from tests.checkers.history import Outcome
 from tests.checkers.list_append import Append, Read, Transaction
 from tests.checkers.register import Operation
 from tests.simulation.bank import EXPECTED, leased
-from volume.ids import Lsn
 
 LISTS: Final = 3
 REGISTERS: Final = 2
@@ -140,7 +139,9 @@ class Histories:
                 return
             if kind == "write":
                 outcome = Outcome.UNKNOWN
-                await engine.wait_durable(await self._run_alone(engine, change, (key, value)))
+                async with leased(engine, await engine.lease_to_write(_WRITE_LOCK_S)) as lease:
+                    _, lsn = await engine.run_and_commit(lease, change, (key, value))
+                await engine.wait_durable(lsn)
                 outcome = Outcome.OK
                 return
             async with leased(engine) as lease:
@@ -157,20 +158,6 @@ class Histories:
             pass
         finally:
             self.operations.append(Operation(key, kind, begin, _now(), outcome, value, expected))
-
-    async def _run_alone(self, engine: Engine, sql: str, params: tuple[int, int]) -> Lsn:
-        """A statement that is its own transaction; the LSN to wait for."""
-        lease = await engine.lease_to_write(_WRITE_LOCK_S)
-        try:
-            _, lsn = await engine.run_and_commit(lease, sql, params)
-        except EXPECTED:
-            await engine.undo(lease)
-            raise
-        except BaseException:
-            engine.discard(lease)
-            raise
-        engine.give_back(lease)
-        return lsn
 
 
 def _now() -> float:
