@@ -16,7 +16,7 @@ def translate(sql: str, catalog: Catalog) -> Statement:
         return Statement("empty")
     if is_query(found[0]):
         return query(sql, catalog)
-    known = utility(found, sql) or definition(found, catalog)
+    known = utility(found, sql) or definition(found, sql, catalog)
     if known is None:
         raise SqlError("42601", f'syntax error at or near "{found[0].text}"', found[0].at + 1)
     return known

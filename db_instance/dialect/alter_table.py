@@ -1,8 +1,10 @@
 """ALTER TABLE: each of its actions becomes a statement of SQLite's, all run as one."""
 
+from dataclasses import replace
 from typing import Final
 
-from db_instance.dialect.clauses import column, plain, split, with_checks_named
+from db_instance.dialect.clauses import column, declared_column, plain, split
+from db_instance.dialect.constraints import with_checks_named, with_expressions
 from db_instance.dialect.lexer import Token, unquote
 from db_instance.dialect.statement import Catalog, SqlError, Statement, TableInfo
 
@@ -65,7 +67,9 @@ def _add_column(table: str, action: list[Token], info: TableInfo | None) -> list
         return []
     if not action:
         raise SqlError("42601", "syntax error at end of input")
-    named = with_checks_named(info.name if info is not None else "", [action])[0]
+    info = info or TableInfo(table, ())
+    now = replace(info, columns=(*info.columns, declared_column(action)))
+    named = with_expressions(with_checks_named(info.name, [action]), now)[0]
     return [_joined("ALTER TABLE", table, "ADD COLUMN", *column(named))]
 
 

@@ -5,13 +5,12 @@ or refuses it. Types keep their PostgreSQL names as SQLite's declared types; wha
 (integers are integers, lengths are limits) becomes a CHECK.
 """
 
-from itertools import count
 from typing import Final
 
 from db_instance.dialect import types
-from db_instance.dialect.lexer import Token, string_value, tokens, unquote
+from db_instance.dialect.lexer import Token, string_value, unquote
 from db_instance.dialect.queries import expression
-from db_instance.dialect.statement import SqlError
+from db_instance.dialect.statement import Column, SqlError
 
 _SERIALS: Final = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
 _INTEGERS: Final = {"int", "integer", "int4", "bigint", "int8", "smallint", "int2"}
@@ -93,6 +92,17 @@ _TYPE_WORDS: Final = {
 def column(item: list[Token]) -> list[str]:
     """name type constraints -> the same with a type SQLite treats alike, and the checks it lacks."""
     name = item[0].text
+    declared, arguments, rest = _declaration(item)
+    return [name, *_typed(name, declared, [token.text for token in arguments], rest)]
+
+
+def declared_column(item: list[Token]) -> Column:
+    """The same column as queries know it."""
+    return Column(unquote(item[0]), types.oid_of_decltype(_declaration(item)[0]))
+
+
+def _declaration(item: list[Token]) -> tuple[str, list[Token], list[Token]]:
+    """A column's type, what stands in parentheses behind it, and its constraints."""
     size = 2
     while size < len(item) and item[size].text.lower() in _TYPE_WORDS:
         size += 1
@@ -104,10 +114,9 @@ def column(item: list[Token]) -> list[str]:
         while size < len(item) and item[size].text.lower() in _TYPE_WORDS:
             size += 1
     if size > len(item) or len(item) < 2:
-        raise SqlError("42601", f'syntax error at or near "{name}"', item[0].at + 1)
+        raise SqlError("42601", f'syntax error at or near "{item[0].text}"', item[0].at + 1)
     words = [token.text.lower() for token in item[1:size] if token.text not in "()" and token.kind == "word"]
-    rest = item[size:]
-    return [name, *_typed(name, " ".join(words), [token.text for token in arguments], rest)]
+    return " ".join(words), arguments, item[size:]
 
 
 def _typed(name: str, declared: str, arguments: list[str], rest: list[Token]) -> list[str]:
@@ -201,10 +210,10 @@ def _default(given: list[Token], oid: int) -> str:
             if isinstance(value, str)
             else str(value)
         )
-    source = _source(given)
-    if oid in _TIMES and source.lower() != "null":
-        source = f"({source})::{types.type_name(oid)}"
-    return expression(source)
+    text = source(given)
+    if oid in _TIMES and text.lower() != "null":
+        text = f"({text})::{types.type_name(oid)}"
+    return expression(text)
 
 
 def _end_of_default(rest: list[Token], at: int) -> int:
@@ -233,69 +242,5 @@ def _end_of_identity(rest: list[Token], at: int) -> int:
     return closing(rest, end) + 1
 
 
-def _source(expression_tokens: list[Token]) -> str:
+def source(expression_tokens: list[Token]) -> str:
     return " ".join(token.text for token in expression_tokens)
-
-
-def named_keys(table_sql: str) -> dict[tuple[str, ...], str]:
-    """The names of a table's constraints that are unique, which SQLite forgets, by their columns."""
-    found = {}
-    try:
-        given = tokens(table_sql)
-        opening = next(at for at, token in enumerate(given) if token.text == "(")
-        items = split(given[opening + 1 : closing(given, opening)])
-    except (SqlError, StopIteration):  # not written by us
-        return {}
-    for item in items:
-        words = [token.text.lower() for token in item]
-        for at, word in enumerate(words):
-            if (
-                word != "constraint"
-                or item[at].kind != "word"
-                or words[at + 2 : at + 3] not in (["unique"], ["primary"])
-            ):
-                continue
-            if at:
-                columns: list[list[Token]] = [item[:1]]
-            else:
-                start = words.index("(")
-                columns = split(item[start + 1 : closing(item, start)])
-            found[tuple(unquote(each[0]) for each in columns)] = unquote(item[at + 1])
-    return found
-
-
-def with_checks_named(table: str, items: list[list[Token]]) -> list[list[Token]]:
-    """CHECKs that nobody named are called as PostgreSQL would call them: SQLite's name would be the expression."""
-    columns = {unquote(item[0]) for item in items if item}
-    taken = {
-        unquote(item[at + 1])
-        for item in items
-        for at in _at_depth_zero(item, "constraint")
-        if at + 1 < len(item)
-    }
-    named = []
-    for item in items:
-        given: list[Token] = []
-        checks = _at_depth_zero(item, "check")
-        for at, token in enumerate(item):
-            is_named = at > 1 and item[at - 2].text.lower() == "constraint"
-            if at in checks and not is_named and at + 1 < len(item):
-                inside = item[at + 1 : closing(item, at + 1)]
-                used = {unquote(each) for each in inside if each.kind in ("word", "name")} & columns
-                base = "_".join([table, *(used if len(used) == 1 else ()), "check"])
-                name = next(each for number in count() if (each := f"{base}{number or ''}") not in taken)
-                taken.add(name)
-                quoted = '"' + name.replace('"', '""') + '"'
-                given += [Token("word", "CONSTRAINT", token.at), Token("name", quoted, token.at)]
-            given.append(token)
-        named.append(given)
-    return named
-
-
-def _at_depth_zero(item: list[Token], word: str) -> list[int]:
-    found, depth = [], 0
-    for at, token in enumerate(item):
-        depth += {"(": 1, ")": -1}.get(token.text, 0)
-        if not depth and token.kind == "word" and token.text.lower() == word:
-            found.append(at)
-    return found

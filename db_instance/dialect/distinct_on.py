@@ -4,14 +4,14 @@ from typing import Any
 
 from sqlglot import exp
 
-from db_instance.dialect.expression_types import name_of, sources_of
-from db_instance.dialect.statement import SqlError, TableInfo
+from db_instance.dialect.expression_types import name_of
+from db_instance.dialect.statement import SqlError
 
 
-def first_of_each(select: exp.Select, tables: dict[str, TableInfo]) -> exp.Select:
+def first_of_each(select: exp.Select) -> exp.Select:
     """SELECT DISTINCT ON, in place: rows numbered within each of its groups, of which the first ones are taken, in
     the order of all and only then as many as are wanted."""
-    projections = _named(select, tables)
+    projections = _named(select)
     by_alias = {each.alias.lower(): each.this for each in projections}
 
     def meant(node: exp.Expression) -> Any:
@@ -51,25 +51,13 @@ def first_of_each(select: exp.Select, tables: dict[str, TableInfo]) -> exp.Selec
     return outer
 
 
-def _named(select: exp.Select, tables: dict[str, TableInfo]) -> list[exp.Alias]:
-    """What it selects, each with its name, no two alike. Raises SqlError for a * of what is not a table."""
-    found: list[Any] = []
-    for each in select.expressions:
-        if not each.is_star:
-            found.append(each)
-            continue
-        qualifier = each.table.lower() if isinstance(each, exp.Column) else ""
-        ctes = {cte.alias.lower() for cte in select.root().find_all(exp.CTE)}
-        for table in sources_of(select):
-            alias = table.alias_or_name
-            if qualifier in ("", alias.lower()):
-                info = tables.get(table.name.lower()) if table.name.lower() not in ctes else None
-                if info is None or not isinstance(table, exp.Table):
-                    raise SqlError("0A000", "DISTINCT ON with * of what is not a table is not supported")
-                found += [exp.column(column.name, table=alias, quoted=True) for column in info.columns]
+def _named(select: exp.Select) -> list[exp.Alias]:
+    """What it selects, each with its name, no two alike. Raises SqlError for a * that is still one (columns.py)."""
+    if any(each.is_star for each in select.expressions):
+        raise SqlError("0A000", "DISTINCT ON with * of what has no clear columns is not supported")
     named: list[Any] = [
         each if isinstance(each, exp.Alias) else exp.alias_(each, name_of(each), quoted=True)
-        for each in found
+        for each in select.expressions
     ]
     if len({each.alias.lower() for each in named}) < len(named):
         raise SqlError("0A000", "DISTINCT ON with two columns of one name is not supported")

@@ -6,40 +6,27 @@ from typing import Any, Final
 from sqlglot import exp
 
 from db_instance.dialect import types
-from db_instance.dialect.functions import READ_AS
+from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.statement import TableInfo
 
 INTEGERS: Final = types.INTEGERS
-
-
 FLOATS: Final = frozenset((types.FLOAT4, types.FLOAT8))
-
-
 TEXTS: Final = frozenset((types.TEXT, types.VARCHAR))
-
-
 NUMBERS: Final = INTEGERS | FLOATS
-
-
 TIMES: Final = frozenset((types.DATE, types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ))
-
 
 _SCOPES: Final = (exp.Select, exp.Insert, exp.Update, exp.Delete)
 
-
 _EXCLUDED: Final = {exp.Select: "", exp.Insert: "excluded", exp.Update: "", exp.Delete: ""}
-
 
 _AS_THEIR_FIRST: Final = (
     exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Abs, exp.Nullif, exp.Window, exp.Filter,
     exp.Lag, exp.Lead, exp.FirstValue, exp.LastValue,
 )  # fmt: skip
 
-
 _told: dict[int, int] = {}
 """What columns of subqueries and CTEs came to, while one is asked for: each is looked at once, however often those
 around it name it, and one that leads to itself is not clear."""
-
 
 _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.Count, exp.RowNumber), types.INT8),
@@ -52,13 +39,15 @@ _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.Avg,), types.FLOAT8),
 )
 
-
 _OIDS_OF_OURS: Final = {
     "sixfold_boolean": types.BOOL,
     "sixfold_float": types.FLOAT8,
-    **{name: oid for oid, name in READ_AS.items()},
+    "sixfold_now": types.TIMESTAMPTZ,
+    "sixfold_text": types.TEXT,
+    "sixfold_boolean_text": types.TEXT,
+    **{name: oid for oid, name in [*READ_AS.items(), *INTEGER_CASTS.items()]},
 }
-"""What casts are once they are written for SQLite."""
+"""What our functions come to, as views hold what was written for SQLite."""
 
 
 def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
@@ -89,7 +78,7 @@ def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
     if isinstance(node, exp.Coalesce):
         return next((oid for each in [node.this, *node.expressions] if (oid := oid_of(each, tables))), 0)
     if isinstance(node, exp.Anonymous):
-        return _OIDS_OF_OURS.get(node.name, 0)
+        return _OIDS_OF_OURS.get(node.name.lower(), 0)
     for classes, oid in _OIDS:
         if isinstance(node, classes):
             return oid
@@ -101,7 +90,7 @@ def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
 def _column_oid(column: exp.Column, tables: dict[str, TableInfo]) -> int:
     """The type of a column that is named; 0 if it is not clear which."""
     qualifier = column.table.lower()
-    ctes = _ctes_seen(column)
+    ctes = ctes_seen(column)
     scope = column.find_ancestor(*_SCOPES)
     while scope is not None:
         for source in sources_of(scope):
@@ -118,7 +107,7 @@ def _column_oid(column: exp.Column, tables: dict[str, TableInfo]) -> int:
     return 0
 
 
-def _ctes_seen(node: exp.Expression) -> dict[str, exp.Expression]:
+def ctes_seen(node: exp.Expression) -> dict[str, exp.Expression]:
     """By name: those that a query may name at this place. One that names itself stands for what is not clear."""
     found: dict[str, exp.Expression] = {}
     child: Any = node
@@ -135,32 +124,59 @@ def _ctes_seen(node: exp.Expression) -> dict[str, exp.Expression]:
 
 
 def _table_oid(info: TableInfo | None, name: str) -> int | None:
-    found = [each.oid for each in info.columns if each.name.lower() == name.lower()] if info else []
-    return found[0] if found else None
+    columns = (*info.columns, *info.generated) if info is not None else ()
+    return next((each.oid for each in columns if each.name.lower() == name.lower()), None)
 
 
 def _derived_oid(source: exp.Expression, name: str, tables: dict[str, TableInfo]) -> int | None:
-    """The same of a subquery or a CTE, where it names its columns itself; None if it has no such column, 0 if that is
-    not clear."""
-    inside, alias = source.this, source.args.get("alias")
-    if not isinstance(inside, exp.Select) or (alias is not None and alias.args.get("columns")):
+    """The same of a subquery or a CTE; None if it has no such column, 0 if that is not clear."""
+    names = derived_names(source)
+    if names is None:
         return 0
-    if any(each.is_star for each in inside.expressions):
-        return 0
-    found = [each for each in inside.expressions if name_of(each).lower() == name.lower()]
+    found = [at for at, each in enumerate(names) if each.lower() == name.lower()]
     if not found:
         return None
-    key = id(found[0])
+    branches = selects_of(source.this)
+    key = id(branches[0].expressions[found[0]])
     if key in _told:
         return _told[key]
     outermost = not _told
     _told[key] = 0
     try:
-        _told[key] = oid = oid_of(found[0].unalias(), tables)
+        _told[key] = oid = oid_in_all(branches, found[0], tables)
     finally:
         if outermost:
             _told.clear()
     return oid
+
+
+def derived_names(source: exp.Expression) -> list[str] | None:
+    """The columns of a subquery or a CTE; None if they are not clear."""
+    branches = selects_of(source.this)
+    if not branches or any(each.is_star for each in branches[0].expressions):
+        return None
+    alias = source.args.get("alias")
+    given = [each.name for each in alias.args.get("columns") or []] if alias is not None else []
+    return [*given, *(name_of(each) for each in branches[0].expressions[len(given) :])]
+
+
+def selects_of(query: Any) -> list[exp.Select]:
+    """The branches of a UNION, or the one SELECT; empty for a query that is something else."""
+    if isinstance(query, exp.Select):
+        return [query]
+    if isinstance(query, exp.Subquery):
+        return selects_of(query.this)
+    if not isinstance(query, exp.SetOperation):
+        return []
+    left, right = selects_of(query.this), selects_of(query.expression)
+    return [*left, *right] if left and right else []
+
+
+def oid_in_all(branches: list[exp.Select], at: int, tables: dict[str, TableInfo]) -> int:
+    """The type of a UNION's column."""
+    if any(at >= len(each.expressions) for each in branches):
+        return 0
+    return _common_oid([each.expressions[at].unalias() for each in branches], tables)
 
 
 def sources_of(scope: exp.Expression) -> list[exp.Expression]:

@@ -13,7 +13,8 @@ from sqlglot.errors import ErrorLevel, ParseError, TokenError, UnsupportedError
 
 from db_instance.dialect.allowed import check_allowed
 from db_instance.dialect.assignments import complete_assignments
-from db_instance.dialect.expression_types import name_of, oid_of, oid_of_type
+from db_instance.dialect.columns import spell_out
+from db_instance.dialect.expression_types import name_of, oid_in_all, oid_of, oid_of_type, selects_of
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.rewriting import rewritten
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
@@ -28,13 +29,15 @@ _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
 
 
 def query(sql: str, catalog: Catalog) -> Statement:
-    """Raises SqlError."""
+    """Raises SqlError, InvalidValue."""
     tree = _with_parameters(_parse(_parseable(sql)))
     kind = _kind_of(tree)
     locking = bool(tree.find(exp.Lock))
-    tables = _tables(tree, catalog)
+    tables = tables_in(tree, catalog)
     _simplify(tree)
     check_allowed(tree)
+    _refuse_row_numbers(tree, tables)
+    spell_out(tree, tables)
     refuse_arithmetic_of_times(tree, tables)
     complete_assignments(tree, catalog)
     cast_values(tree, tables, catalog)
@@ -52,16 +55,24 @@ def query(sql: str, catalog: Catalog) -> Statement:
     return Statement(kind, text, _KINDS.get(kind, "SELECT"), returns_rows, reads_only, params, columns)
 
 
-class _NoTables:
+class _OneTable:
     version = 0
 
-    def table(self, _name: str) -> TableInfo | None:
-        return None
+    def __init__(self, info: TableInfo | None) -> None:
+        self._info = info
+
+    def table(self, name: str) -> TableInfo | None:
+        info = self._info
+        return info if info is not None and info.name.lower() == name.lower() else None
 
 
-def expression(sql: str) -> str:
-    """One expression that reads no tables, as SQLite has it. Raises SqlError."""
-    return query(f"SELECT {sql}", _NoTables()).sql.removeprefix("SELECT ")
+def expression(sql: str, info: TableInfo | None = None) -> str:
+    """One expression, of a table's columns if one is given, as SQLite has it. Raises SqlError, InvalidValue."""
+    source = exp.Select(expressions=[exp.Star()])
+    if info is not None:
+        source = source.from_(exp.table_(info.name, quoted=True))
+    before, after = source.sql(dialect="sqlite").split("*", 1)
+    return query(f"{before}{sql}{after}", _OneTable(info)).sql.removeprefix(before).removesuffix(after)
 
 
 def _parse(sql: str) -> exp.Expression:
@@ -128,7 +139,7 @@ def _kind_of(tree: exp.Expression) -> str:
     raise SqlError("0A000", f"{tree.key.upper()} is not supported")
 
 
-def _tables(tree: exp.Expression, catalog: Catalog) -> dict[str, TableInfo]:
+def tables_in(tree: exp.Expr, catalog: Catalog) -> dict[str, TableInfo]:
     """By name. Names of our one schema lose it; the system catalog is refused where nothing answers for it."""
     found = {}
     for table in tree.find_all(exp.Table):
@@ -157,20 +168,34 @@ def _simplify(tree: exp.Expression) -> None:
             raise SqlError("0A000", f"cast to {cast.to.sql('postgres').lower()} is not supported")
 
 
+def _refuse_row_numbers(tree: exp.Expression, tables: dict[str, TableInfo]) -> None:
+    """SQLite knows each row's number by these names, where no column has them."""
+    for column in tree.find_all(exp.Column):
+        name = column.name.lower()
+        if name not in ("rowid", "_rowid_", "oid") or any(
+            each.name.lower() == name for info in tables.values() for each in info.columns
+        ):
+            continue
+        if not any(each.alias.lower() == name for each in tree.find_all(exp.Alias)):
+            raise SqlError("42703", f'column "{column.name}" does not exist')
+
+
 def _columns(tree: exp.Expression, tables: dict[str, TableInfo]) -> tuple[Column, ...] | None:
     """Names and types of the result, if they can be told without running it."""
-    if isinstance(tree, exp.Select):
-        projections = tree.expressions
-    elif (returning := tree.args.get("returning")) is not None:
-        projections = returning.expressions
+    if (returning := tree.args.get("returning")) is not None:
+        projections, branches = returning.expressions, []
+    elif branches := selects_of(tree):
+        projections = branches[0].expressions
     else:
         return None
-    if any(
-        isinstance(each, exp.Star) or (isinstance(each, exp.Column) and each.name == "*")
-        for each in projections
-    ):
+    if any(each.is_star for each in projections):
         return None
-    return tuple(Column(name_of(each), oid_of(each.unalias(), tables)) for each in projections)
+    return tuple(
+        Column(
+            name_of(each), oid_in_all(branches, at, tables) if branches else oid_of(each.unalias(), tables)
+        )
+        for at, each in enumerate(projections)
+    )
 
 
 _FIRST_WORDS: Final = re.compile(r"select|insert|update|delete|with|values|table|\(", re.IGNORECASE)

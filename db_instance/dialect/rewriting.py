@@ -65,7 +65,7 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
         distinct = select.args.get("distinct")
         if distinct is not None and distinct.args.get("on") is not None:
             changed_root = select is root
-            outer = first_of_each(select, tables)
+            outer = first_of_each(select)
             root = outer if changed_root else root
     # Children first: what is written otherwise may hold more of it.
     for node in reversed(list(root.walk())):

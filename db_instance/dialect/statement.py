@@ -41,8 +41,13 @@ class TableInfo:
     primary_key: tuple[str, ...] = ()
     referenced_by: tuple[str, ...] = ()
     """The other tables with foreign keys to this one."""
+    viewed_by: tuple[str, ...] = ()
+    """The views that read it."""
     counts: bool = False
     """Its key counts on by itself: serial, or identity."""
+
+    generated: tuple[Column, ...] = ()
+    """Columns that are computed, which are not among the others: nothing is given to them."""
 
     key_names: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     """What unique constraints and indexes of these columns were called, where somebody named them."""

@@ -15,16 +15,13 @@ from db_instance.dialect.statement import Catalog, SqlError, TableInfo
 
 _READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID)) | NUMBERS | TIMES
 
-
 PARAMS_MAX: Final = 32_766
 """Of one statement, as SQLite has it. Clients may send as many as the protocol counts."""
 
 _PROTOCOL_PARAMS_MAX: Final = 65_535
 
-
 _WIDER: Final = (types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ)
 """Each in front of what it becomes where two are compared."""
-
 
 _COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
 

@@ -508,7 +508,7 @@ _ALLOWED_PRAGMAS: Final = {
     "user_version",
     "schema_version",
     "data_version",
-    "table_info",
+    "table_xinfo",
     "foreign_key_list",
     "index_list",
     "index_info",

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import apsw
 
-from db_instance.dialect.clauses import named_keys
+from db_instance.dialect.constraints import named_keys
 from db_instance.dialect.statement import Column, TableInfo
 from db_instance.dialect.types import INT8, oid_of_decltype
+from db_instance.dialect.views import column_oids, tables_read, view_query
 
 
 @dataclass(eq=False)
@@ -30,7 +31,10 @@ def read_schema(connection: apsw.Connection) -> Schema:
     version = connection.pragma("schema_version")
     assert isinstance(version, int)
     tables: dict[str, TableInfo] = {}
-    query = "SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    query = (
+        "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('table', 'view')"
+        " AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY type, rowid"
+    )
     names: Any = connection.execute(query).fetchall()
     references = (
         'SELECT DISTINCT own.name, lower(other."table") FROM sqlite_schema AS own,'
@@ -50,23 +54,40 @@ def read_schema(connection: apsw.Connection) -> Schema:
     parts: Any = connection.execute(unique).fetchall()
     for name, index, column in parts:
         indexes.setdefault(name, {}).setdefault(index, []).append(column)
-    for name, sql in names:
-        info = "SELECT name, type, dflt_value, pk FROM pragma_table_info(?)"
-        rows: Any = connection.execute(info, (name,)).fetchall()
-        key = tuple(column for column, *_, at in sorted(rows, key=lambda row: row[3]) if at)
+    schema = Schema(version, tables)
+    views = {name: view_query(sql) for kind, name, sql in names if kind == "view"}
+    viewed: dict[str, list[str]] = {}
+    for name, view in views.items():
+        for read in tables_read(view):
+            viewed.setdefault(read, []).append(name)
+    for _, name, sql in names:
+        try:
+            found: Any = connection.execute(
+                "SELECT name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(?)", (name,)
+            ).fetchall()
+        except apsw.SQLError:  # a view of what is no longer there
+            continue
+        rows = [row for row in found if not row[4]]
+        key = tuple(row[0] for row in sorted(rows, key=lambda row: row[3]) if row[3])
+        oids = column_oids(views[name], schema) if name in views else ()
+        if len(oids) != len(rows):
+            oids = tuple(_oid(sql, column, declared, key) for column, declared, *_ in rows)
         columns = tuple(
-            Column(column, _oid(sql, column, declared, key), default=default or "")
-            for column, declared, default, _ in rows
+            Column(column, oid, default=default or "")
+            for (column, _, default, _, _), oid in zip(rows, oids, strict=True)
         )
+        generated = tuple(Column(row[0], oid_of_decltype(row[1])) for row in found if row[4])
         tables[name.lower()] = TableInfo(
             name,
             columns,
             key,
             tuple(referenced.get(name.lower(), ())),
+            tuple(viewed.get(name.lower(), ())),
             counts="AUTOINCREMENT" in sql,
+            generated=generated,
             key_names={tuple(on): index for index, on in indexes.get(name, {}).items()} | named_keys(sql),
         )
-    return Schema(version, tables)
+    return schema
 
 
 def _oid(sql: str, column: str, declared: str, key: tuple[str, ...]) -> int:

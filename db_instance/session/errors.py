@@ -166,6 +166,12 @@ _SQL_MESSAGES: Final = tuple(
         (r"a GROUP BY clause is required.*", "42803", None),
         (r"foreign key mismatch.*", "42830", None),
         (r"cannot modify (\S+) because it is a view", "42809", 'cannot change view "{0}"'),
+        (
+            r"error in (view|index) (\S+) after (?:drop|rename).*",
+            "2BP01",
+            "cannot drop column because other objects depend on it: {0} {1}",
+        ),
+        (r"use DROP (\S+) to delete (\S+) (\S+)", "42809", '"{2}" is a {1}: use DROP {0}'),
         (r"integer overflow", "22003", "bigint out of range"),
         (r"Cannot add a .*|cannot drop .*", "0A000", None),
         (r"too many columns.*", "54011", None),

@@ -69,6 +69,21 @@ async def test_expressions_have_types(sql: SqlServer) -> None:
         assert row == (3, 4)
 
 
+async def test_a_view_has_types_and_keeps_its_table(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (n int, d date)")
+        await connection.execute("insert into t values (1, '2024-01-05')")
+        await connection.execute("create view v as select n > 0 as positive, max(d) from t group by n")
+        assert await rows(connection, "select * from v") == [(True, dt.date(2024, 1, 5))]
+        with pytest.raises(errors.DependentObjectsStillExist):
+            await connection.execute("drop table t")
+        with pytest.raises(errors.DependentObjectsStillExist, match="view v"):
+            await connection.execute("alter table t drop column d")
+        await connection.execute("drop table t cascade")
+        with pytest.raises(errors.UndefinedTable):
+            await connection.execute("select * from v")
+
+
 @pytest.mark.parametrize(
     "expression",
     ["case when n > 1 then n end", "nullif(n, 1)", "lag(n + 1) over (order by n)", "abs(case when n > 1 then n end)",

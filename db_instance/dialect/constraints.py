@@ -1,0 +1,104 @@
+"""The constraints of a table: what they are called, and their expressions as SQLite is to check them."""
+
+from itertools import count
+from typing import Final
+
+from db_instance.dialect.clauses import closing, declared_column, source, split
+from db_instance.dialect.lexer import Token, tokens, unquote
+from db_instance.dialect.queries import expression
+from db_instance.dialect.statement import SqlError, TableInfo
+
+OF_TABLES: Final = frozenset(("primary", "unique", "check", "foreign", "constraint", "exclude", "like"))
+"""Words that begin what is no column among a table's definitions."""
+
+
+def is_column(item: list[Token]) -> bool:
+    return item[0].kind != "word" or item[0].text.lower() not in OF_TABLES
+
+
+def with_expressions(items: list[list[Token]], info: TableInfo) -> list[list[Token]]:
+    """CHECKs, and columns GENERATED AS, of a table, `items` being among its definitions: the columns they name have
+    types, which decide what is compared. Raises SqlError."""
+    return [_with_expressions(item, info) for item in items]
+
+
+def _with_expressions(item: list[Token], info: TableInfo) -> list[Token]:
+    done: list[Token] = []
+    at = 0
+    for word in sorted(at_depth_zero(item, "check") + at_depth_zero(item, "as")):
+        if word < at or word + 1 == len(item) or item[word + 1].text != "(":
+            continue
+        end = closing(item, word + 1)
+        text = expression(source(item[word + 2 : end]), info)
+        done += [*item[at : word + 2], Token("sql", text, item[word + 1].at)]
+        at = end
+    return [*done, *item[at:]]
+
+
+def described(name: str, items: list[list[Token]]) -> TableInfo:
+    """A table that is about to be made, as queries will know it."""
+    return TableInfo(name, tuple(declared_column(item) for item in items if is_column(item)))
+
+
+def named_keys(table_sql: str) -> dict[tuple[str, ...], str]:
+    """The names of a table's constraints that are unique, which SQLite forgets, by their columns."""
+    found = {}
+    try:
+        given = tokens(table_sql)
+        opening = next(at for at, token in enumerate(given) if token.text == "(")
+        items = split(given[opening + 1 : closing(given, opening)])
+    except (SqlError, StopIteration):  # not written by us
+        return {}
+    for item in items:
+        words = [token.text.lower() for token in item]
+        for at, word in enumerate(words):
+            if (
+                word != "constraint"
+                or item[at].kind != "word"
+                or words[at + 2 : at + 3] not in (["unique"], ["primary"])
+            ):
+                continue
+            if at:
+                columns: list[list[Token]] = [item[:1]]
+            else:
+                start = words.index("(")
+                columns = split(item[start + 1 : closing(item, start)])
+            found[tuple(unquote(each[0]) for each in columns)] = unquote(item[at + 1])
+    return found
+
+
+def with_checks_named(table: str, items: list[list[Token]]) -> list[list[Token]]:
+    """CHECKs that nobody named are called as PostgreSQL would call them: SQLite's name would be the expression."""
+    columns = {unquote(item[0]) for item in items}
+    taken = {
+        unquote(item[at + 1])
+        for item in items
+        for at in at_depth_zero(item, "constraint")
+        if at + 1 < len(item)
+    }
+    named = []
+    for item in items:
+        given: list[Token] = []
+        checks = at_depth_zero(item, "check")
+        for at, token in enumerate(item):
+            is_named = at > 1 and item[at - 2].text.lower() == "constraint"
+            if at in checks and not is_named and at + 1 < len(item):
+                inside = item[at + 1 : closing(item, at + 1)]
+                used = {unquote(each) for each in inside if each.kind in ("word", "name")} & columns
+                base = "_".join([table, *(used if len(used) == 1 else ()), "check"])
+                name = next(each for number in count() if (each := f"{base}{number or ''}") not in taken)
+                taken.add(name)
+                quoted = '"' + name.replace('"', '""') + '"'
+                given += [Token("word", "CONSTRAINT", token.at), Token("name", quoted, token.at)]
+            given.append(token)
+        named.append(given)
+    return named
+
+
+def at_depth_zero(item: list[Token], word: str) -> list[int]:
+    found, depth = [], 0
+    for at, token in enumerate(item):
+        depth += {"(": 1, ")": -1}.get(token.text, 0)
+        if not depth and token.kind == "word" and token.text.lower() == word:
+            found.append(at)
+    return found
