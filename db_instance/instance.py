@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from db_instance.config import InstanceConfig
-from db_instance.dialect.functions import FUNCTIONS
+from db_instance.dialect.functions import FUNCTIONS, OF_TRANSACTIONS
 from db_instance.engine.engine import Engine, EngineSettings
 from db_instance.engine.page_cache import PageCache
 from db_instance.engine.pages import Pages
@@ -71,7 +71,7 @@ class Instance:
         cache = PageCache(self.config.cache_bytes)
         pages = Pages(self.driver, cache, self._clock)
         settings = EngineSettings(name=self.config.id, spill_folder=str(self.config.dir))
-        self.engine = Engine(pages, settings, FUNCTIONS)
+        self.engine = Engine(pages, settings, FUNCTIONS, OF_TRANSACTIONS)
         self.driver.start()
         if not pages.newest:
             await opened.until_leases_end(self._clock)  # an empty volume is written to, others only read

@@ -21,8 +21,12 @@ _INT8_MAX: Final = (1 << 63) - 1
 Function = tuple[str, int, Callable[..., Any], bool]
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(" ").replace("+00:00", "+00")
+def _told(moment: datetime) -> str:
+    return moment.isoformat(" ").replace("+00:00", "+00")
+
+
+def _moment(seconds: float) -> str:
+    return _told(datetime.fromtimestamp(seconds, UTC))
 
 
 def _integer(oid: int) -> Callable[[Any], int]:
@@ -184,7 +188,6 @@ def _null_in_key(table: str, column: str) -> None:
 
 
 FUNCTIONS: Final[list[Function]] = [
-    ("sixfold_now", 0, _now, False),
     *((name, 1, _strict(_integer(oid)), True) for oid, name in INTEGER_CASTS.items()),
     ("sixfold_boolean", 1, _strict(_boolean), True),
     ("sixfold_float", 1, _strict(_float), True),
@@ -195,7 +198,7 @@ FUNCTIONS: Final[list[Function]] = [
     ("sixfold_remainder", 2, _strict(_remainder), True),
     # Not deterministic, or SQLite would call it whether or not it is needed.
     ("sixfold_null_in_key", 2, _null_in_key, False),
-    ("clock_timestamp", 0, _now, False),
+    ("clock_timestamp", 0, lambda: _told(datetime.now(UTC)), False),
     ("version", 0, lambda: VERSION, True),
     ("current_database", 0, lambda: "main", True),
     ("current_schema", 0, lambda: "public", True),
@@ -221,3 +224,6 @@ FUNCTIONS: Final[list[Function]] = [
     ),
     *(("sixfold_substring", count, _strict(_substring), True) for count in (2, 3)),
 ]
+
+OF_TRANSACTIONS: Final[list[tuple[str, Callable[[float], Any]]]] = [("sixfold_now", _moment)]
+"""Functions without arguments that say the same throughout a transaction, by the Unix time when it began."""

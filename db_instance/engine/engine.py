@@ -5,6 +5,7 @@ greenlets (parking.py) on the event loop's own thread; they wait inside SQLite w
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -73,6 +74,14 @@ class Lease:
         self.generation = 0
         self.looks: int | None = None
         """How often SQLite has asked whether to go on with a lone write; None while none is run (lone_writes.py)."""
+        self.began: float | None = None
+        """When its transaction began, Unix time; None until somebody asks."""
+
+    def moment(self) -> float:
+        """When its transaction began, which is now if that has not been told."""
+        if self.began is None:
+            self.began = time.time()
+        return self.began
 
     def interrupt(self) -> None:
         """End the running statement at its next step (cancel, statement_timeout)."""
@@ -135,7 +144,14 @@ class Cursor:
 
 
 class Engine:
-    def __init__(self, pages: Pages, settings: EngineSettings, functions: Iterable[SqlFunction] = ()) -> None:
+    def __init__(
+        self,
+        pages: Pages,
+        settings: EngineSettings,
+        functions: Iterable[SqlFunction] = (),
+        of_transactions: Iterable[tuple[str, Callable[[float], Any]]] = (),
+    ) -> None:
+        """`of_transactions`: functions without arguments of the moment when the transaction began, Unix time."""
         self.pages = pages
         self.commits = 0
         self.statements = 0
@@ -143,6 +159,7 @@ class Engine:
         """Connections in the hands of sessions."""
         self._settings = settings
         self._functions = list(functions)
+        self._of_transactions = list(of_transactions)
         apsw.soft_heap_limit(_SQLITE_BYTES_MAX)
         self._vfs = VolumeVfs(settings.name, pages, settings.spill_folder)
         self._idle: list[Lease] = []
@@ -168,6 +185,7 @@ class Engine:
 
     def _lent(self, lease: Lease) -> Lease:
         lease.generation = self._generation
+        lease.began = None
         self.leased += 1
         return lease
 
@@ -223,6 +241,10 @@ class Engine:
             # Innocuous: the schema may call them, in defaults, checks and views.
             connection.create_scalar_function(
                 name, function, arguments, deterministic=deterministic, flags=apsw.SQLITE_INNOCUOUS
+            )
+        for name, of_moment in self._of_transactions:
+            connection.create_scalar_function(
+                name, _told_of(lease, of_moment), 0, flags=apsw.SQLITE_INNOCUOUS
             )
         connection.set_progress_handler(lambda: _look_up(lease), _STEPS_BETWEEN_LOOKS)
         connection.set_commit_hook(file.begin_commit)
@@ -459,6 +481,10 @@ class Engine:
         self.lone_writes.close()
         self.reset_connections()
         self._vfs.unregister()
+
+
+def _told_of(lease: Lease, function: Callable[[float], Any]) -> Callable[..., Any]:
+    return lambda: function(lease.moment())
 
 
 def _read(lease: Lease, sql: str, params: Sequence[Any]) -> list[Row] | Cursor:

@@ -156,6 +156,7 @@ def _change(lease: "Lease", write: LoneWrite) -> None:
     connection = lease.connection
     write.started = True
     lease.looks = 0
+    lease.began = None
     try:
         connection.execute(write.sql, write.params)
         write.changed = connection.changes()

@@ -14,6 +14,7 @@ statement that held nothing, take the connection with them, and the next stateme
 """
 
 import enum
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -62,6 +63,8 @@ class Transaction:
         self._rows: dict[Rows, Lease | None] = {}
         """What is still to be read, and the connection that it keeps for itself."""
         self._savepoints: list[str] = []
+        self._began: float | None = None
+        """When the block began, Unix time; None outside of blocks."""
         self._changed_schema = False
         self._catalog: Catalog | None = None
         self._defaults = Characteristics()
@@ -111,7 +114,7 @@ class Transaction:
             await self._hold_rows()
         lease = self._lease
         if lease is None:
-            lease = self._lease = await self._engine.lease()
+            lease = self._take(await self._engine.lease())
         if self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED:
             await self._engine.begin_snapshot(lease)
             self._hold = Hold.SNAPSHOT
@@ -147,7 +150,7 @@ class Transaction:
             self._hold = Hold.WRITE
             return
         if self._lease is None:
-            self._lease = await self._engine.lease_to_write(timeout_s)
+            self._take(await self._engine.lease_to_write(timeout_s))
         await self._engine.begin_write(self._lease, timeout_s)
         self._hold = Hold.WRITE
         await self._establish_savepoints()
@@ -155,6 +158,12 @@ class Transaction:
     def _check_may_write(self) -> None:
         if self.characteristics.read_only:
             raise SessionError("25006", "cannot execute a statement that writes in a read-only transaction")
+
+    def _take(self, lease: Lease) -> Lease:
+        """The connection for what comes next."""
+        lease.began = self._began
+        self._lease = lease
+        return lease
 
     # Statements by the shortest way (session/at_once.py)
 
@@ -173,8 +182,8 @@ class Transaction:
         """Has it a connection, or gets one at once, and the write lock if that is needed?"""
         if not reads:
             return self._hold is Hold.WRITE and not self._rows
-        if self._lease is None:
-            self._lease = self._engine.idle_lease()
+        if self._lease is None and (lease := self._engine.idle_lease()) is not None:
+            self._take(lease)
         return self._lease is not None
 
     async def get_ready(self, *, reads: bool) -> None:
@@ -183,7 +192,7 @@ class Transaction:
             await self.begin_writing()
             await self._hold_rows()
         elif self._lease is None:
-            self._lease = await self._engine.lease()
+            self._take(await self._engine.lease())
 
     def begin_now(self, sql: str, params: Sequence[Any], *, reads: bool) -> Outcome | Waiting:
         """Begin a statement once all is ready; see `Engine.begin`. Outside of a block `end_now` or `commit` follows."""
@@ -245,7 +254,7 @@ class Transaction:
     async def describe(self, sql: str, params: int) -> list[tuple[str, str | None]]:
         """The columns of a statement without running it."""
         if self._lease is None:
-            self._lease = await self._engine.lease()
+            self._take(await self._engine.lease())
         return await self._engine.describe(self._lease, sql, params)
 
     async def _hold_rows(self) -> None:
@@ -271,6 +280,7 @@ class Transaction:
         """BEGIN. Nothing happens in SQLite before the first statement."""
         self.status = b"T"
         self.characteristics = characteristics
+        self._began = self._lease.moment() if self._lease is not None else time.time()
 
     def defaults(self) -> Characteristics:
         """What holds for a block that says nothing else, and outside of blocks."""
@@ -368,6 +378,7 @@ class Transaction:
         self._catalog = None
         self.status = b"I"
         self.has_run = False
+        self._began = None
         self._settings.end(committed=committed)
 
     # Savepoints: named by their depth in SQLite, so that any name will do

@@ -6,8 +6,8 @@ import apsw
 import pytest
 
 from db_instance.dialect import SqlError, translate, types
-from db_instance.dialect.functions import FUNCTIONS
 from db_instance.engine.schema import read_schema
+from tests.harness.plain_sqlite import plain_sqlite
 
 _TABLE = "CREATE TABLE t (id int PRIMARY KEY, s text, d date, b boolean, at timestamptz)"
 _ROWS = "INSERT INTO t VALUES (1, 'Anna', '2024-01-05', true, '2024-01-01'), (2, 'bob', '2023-12-31', false, NULL)"
@@ -15,11 +15,7 @@ _ROWS = "INSERT INTO t VALUES (1, 'Anna', '2024-01-05', true, '2024-01-01'), (2,
 
 class _Database:
     def __init__(self, *statements: str) -> None:
-        self._connection = apsw.Connection(":memory:")
-        self._connection.pragma("case_sensitive_like", True)
-        self._connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
-        for name, arguments, function, deterministic in FUNCTIONS:
-            self._connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
+        self._connection = plain_sqlite()
         self.run(*statements)
 
     def run(self, *statements: str) -> list[tuple[Any, ...]]:

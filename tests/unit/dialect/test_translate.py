@@ -7,9 +7,10 @@ import apsw
 import pytest
 
 from db_instance.dialect import Column, SqlError, translate
-from db_instance.dialect.functions import FUNCTIONS, VERSION
+from db_instance.dialect.functions import VERSION
 from db_instance.dialect.types import INT4, InvalidValue
 from db_instance.engine.schema import read_schema
+from tests.harness.plain_sqlite import plain_sqlite
 
 _T = """CREATE TABLE t (id serial PRIMARY KEY, n int, s varchar(5), b boolean DEFAULT false, f double precision)"""
 _ROWS = "INSERT INTO t (n, s, b, f) VALUES (1, 'a', true, 1.5), (2, 'b', false, 2), (3, NULL, NULL, NULL)"
@@ -21,9 +22,7 @@ _GROUPS = (
 
 
 def _connection() -> apsw.Connection:
-    connection = apsw.Connection(":memory:")
-    for name, arguments, function, deterministic in FUNCTIONS:
-        connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
+    connection = plain_sqlite()
     for sql in (_T, _ROWS, *_GROUPS):
         _run(connection, sql)
     return connection

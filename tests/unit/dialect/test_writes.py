@@ -2,19 +2,16 @@
 
 from typing import Any
 
-import apsw
 import pytest
 
 from db_instance.dialect import SqlError, translate
-from db_instance.dialect.functions import FUNCTIONS
 from db_instance.engine.schema import read_schema
+from tests.harness.plain_sqlite import plain_sqlite
 
 
 def _run(*statements: str) -> list[tuple[Any, ...]]:
     """The rows of the last one."""
-    connection = apsw.Connection(":memory:")
-    for name, arguments, function, deterministic in FUNCTIONS:
-        connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
+    connection = plain_sqlite()
     rows: list[tuple[Any, ...]] = []
     for sql in statements:
         rows = connection.execute(translate(sql, read_schema(connection)).sql).fetchall()

@@ -166,6 +166,39 @@ async def test_times_become_what_their_column_is(sql: SqlServer) -> None:
 # Transactions
 
 
+async def test_now_is_when_the_transaction_began(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (n int, at timestamptz default now(), exact timestamptz)")
+        rows_given = ", ".join("(1)" for _ in range(100))
+        await connection.execute(f"insert into t (n) values {rows_given}")
+        assert await rows(connection, "select count(distinct at) from t") == [(1,)]
+        await connection.execute("begin")
+        await connection.execute("update t set exact = clock_timestamp()")
+        # What is asked for now is still the moment of BEGIN, whichever connection answers.
+        [(began, in_order)] = await rows(
+            connection, "select now(), now() < (select min(exact) from t) and now() > (select max(at) from t)"
+        )
+        assert in_order
+        await connection.execute("insert into t (n) values (2)")
+        assert await rows(connection, "select at from t where n = 2") == [(began,)]
+        await connection.execute("commit")
+        await connection.execute("insert into t (n) values (3)")
+        assert await rows(connection, "select at > %s from t where n = 3", began) == [(True,)]
+
+
+async def test_each_of_many_writes_in_one_commit_has_its_own_now(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute("create table t (at timestamptz default now(), n int)")
+
+        async def insert(number: int) -> None:
+            async with await sql.connect() as other:
+                for _ in range(10):
+                    await other.execute("insert into t (n) values (%s)", (number,))
+
+        await asyncio.gather(*(insert(number) for number in range(8)))
+        assert await rows(connection, "select count(*), count(distinct at) from t") == [(80, 80)]
+
+
 async def test_blocks_commit_and_roll_back(sql: SqlServer) -> None:
     async with await sql.connect() as one, await sql.connect() as two:
         await one.execute("create table t (a int)")
