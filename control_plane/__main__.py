@@ -22,6 +22,7 @@ from control_plane.server import ControlServer, own_facts
 from control_plane.supervisor import Supervisor
 from control_plane.volumes import Volumes
 from runtime import events, lifecycle
+from runtime.addresses import host_and_port
 from runtime.clock import RealClock
 from runtime.grpc_transport import GrpcTransport
 from runtime.metrics import serve_metrics
@@ -50,8 +51,7 @@ async def serve(config: Config, stop: asyncio.Event) -> int:
     control = ControlServer(own, cluster, metadata, volumes, observer, agents, local, stop.set)
 
     server = await transport.serve(config.listen, control.handlers())
-    host, _, port = config.metrics.rpartition(":")
-    metrics = await serve_metrics(host, int(port), registry)
+    metrics = await serve_metrics(*host_and_port(config.metrics), registry)
     log.info("control.started", address=server.address)
     supervising = asyncio.create_task(supervisor.run())
     try:

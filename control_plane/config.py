@@ -7,6 +7,7 @@ from pathlib import Path
 
 from control_plane.cluster.membership import Patience
 from control_plane.cluster.model import Instance, Node, NodeId
+from runtime.addresses import address_argument
 from volume.limits import SEGMENT_SIZE_BYTES
 
 
@@ -28,8 +29,8 @@ def parse(words: Sequence[str] | None = None) -> Config:
     parser = argparse.ArgumentParser(prog="control_plane", description=__doc__)
     parser.add_argument("--id", default="control")
     parser.add_argument("--dir", type=Path, required=True, help="folder of the metadata")
-    parser.add_argument("--listen", default="127.0.0.1:5450", metavar="HOST:PORT")
-    parser.add_argument("--metrics", default="127.0.0.1:5470", metavar="HOST:PORT")
+    parser.add_argument("--listen", default="127.0.0.1:5450", type=address_argument, metavar="HOST:PORT")
+    parser.add_argument("--metrics", default="127.0.0.1:5470", type=address_argument, metavar="HOST:PORT")
     parser.add_argument(
         "--local-cluster", type=Path, metavar="DIR", help="run the processes of DIR/cluster.json"
     )
@@ -71,4 +72,4 @@ def _three(text: str) -> tuple[str, str, str]:
     parts = text.split(",")
     if len(parts) != 3 or not all(parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not ID,AZ,HOST:PORT")
-    return parts[0], parts[1], parts[2]
+    return parts[0], parts[1], address_argument(parts[2])

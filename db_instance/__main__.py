@@ -11,6 +11,7 @@ from db_instance.server import InstanceService
 from db_instance.session.errors import why_it_ends
 from db_instance.wire.postgres.server import PostgresServer, ServerSettings
 from runtime import events
+from runtime.addresses import host_and_port
 from runtime.clock import RealClock
 from runtime.grpc_transport import GrpcTransport
 from runtime.lifecycle import run
@@ -24,8 +25,7 @@ async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
     instance = Instance(config, transport, RealClock(), random.Random())
     try:
         server = await transport.serve(config.listen, InstanceService(instance).handlers())
-        host, _, port = config.metrics.rpartition(":")
-        metrics = await serve_metrics(host, int(port), registry_of(instance))
+        metrics = await serve_metrics(*host_and_port(config.metrics), registry_of(instance))
         opening = asyncio.ensure_future(instance.open())
         stop = asyncio.ensure_future(stopping.wait())
         await asyncio.wait((opening, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -34,8 +34,7 @@ async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
             return 0
         sql = PostgresServer(opening.result(), ServerSettings(max_connections=config.max_connections))
         instance.count_sessions = lambda: sql.sessions
-        host, _, port = config.sql.rpartition(":")
-        await sql.start(host, int(port))
+        await sql.start(*host_and_port(config.sql))
     except (OSError, VolumeError) as error:
         log.error("instance.not_started", reason=f"{type(error).__name__}: {error}")
         print(f"db instance {config.id}: {error}", file=sys.stderr)

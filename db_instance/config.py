@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.addresses import address_argument
 from volume.limits import MIB
 
 
@@ -32,12 +33,22 @@ def parse_arguments(arguments: list[str] | None = None) -> InstanceConfig:
     parser.add_argument("--id", required=True, help="name of this instance in the cluster")
     parser.add_argument("--az", required=True, help="availability zone; its segments are read first")
     parser.add_argument("--dir", required=True, type=Path, help="folder for logs and temporary files")
-    parser.add_argument("--control", required=True, metavar="HOST:PORT", help="the control plane")
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="gRPC, for the cluster")
     parser.add_argument(
-        "--sql", required=True, metavar="HOST:PORT", help="PostgreSQL's protocol, for clients"
+        "--control", required=True, type=address_argument, metavar="HOST:PORT", help="the control plane"
     )
-    parser.add_argument("--metrics", required=True, metavar="HOST:PORT", help="HTTP /metrics")
+    parser.add_argument(
+        "--listen", required=True, type=address_argument, metavar="HOST:PORT", help="gRPC, for the cluster"
+    )
+    parser.add_argument(
+        "--sql",
+        required=True,
+        type=address_argument,
+        metavar="HOST:PORT",
+        help="PostgreSQL's protocol, for clients",
+    )
+    parser.add_argument(
+        "--metrics", required=True, type=address_argument, metavar="HOST:PORT", help="HTTP /metrics"
+    )
     parser.add_argument("--cache-mib", type=int, default=128, help="buffer pool (default %(default)s)")
     parser.add_argument(
         "--commit-timeout",

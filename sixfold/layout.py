@@ -15,10 +15,10 @@ from itertools import islice
 from typing import Final
 
 from control_plane.local_cluster import ClusterSpec, ProcessSpec
+from runtime.addresses import PORT_MAX, host_and_port
 from sixfold.errors import CommandFailed
 
 BASE_PORT: Final = 5440
-PORT_MAX: Final = 65_535
 BASE_PORT_MAX: Final = PORT_MAX - 40
 STORAGE_NODES: Final = 6
 NODES_PER_AZ: Final = 2
@@ -85,10 +85,11 @@ def moved(process: ProcessSpec, by: int) -> ProcessSpec:
     def higher(address: str) -> str:
         if not address:
             return ""
-        host, _, port = address.rpartition(":")
-        if int(port) + by > PORT_MAX:
-            raise CommandFailed(f"{process.id} would listen on port {int(port) + by}: there are {PORT_MAX}")
-        return f"{host}:{int(port) + by}"
+        host, _, _ = address.rpartition(":")
+        port = port_of(address)
+        if port + by > PORT_MAX:
+            raise CommandFailed(f"{process.id} would listen on port {port + by}: there are {PORT_MAX}")
+        return f"{host}:{port + by}"
 
     addresses = higher(process.address), higher(process.metrics), higher(process.sql)
     return replace(process, address=addresses[0], metrics=addresses[1], sql=addresses[2])
@@ -109,7 +110,7 @@ def ports(spec: ClusterSpec) -> list[tuple[int, str, str]]:
 
 
 def port_of(address: str) -> int:
-    return int(address.rpartition(":")[2])
+    return host_and_port(address)[1]
 
 
 def parse_size(text: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from runtime.addresses import host_and_port
 from sixfold.errors import CommandFailed
 from sixfold.result_table import aligned
 from sixfold.statements import is_blank, split
@@ -30,11 +31,11 @@ class SqlFailed(Exception):
 def connect(address: str, timeout_s: int = CONNECT_S_MAX) -> "psycopg.Connection[Any]":
     import psycopg
 
-    host, _, port = address.rpartition(":")
+    host, port = host_and_port(address)
     try:
         return psycopg.connect(
             host=host,
-            port=int(port),
+            port=port,
             user=USER,
             dbname=DATABASE,
             connect_timeout=timeout_s,

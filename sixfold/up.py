@@ -15,6 +15,7 @@ from rich.console import Console
 from control_plane import pids
 from control_plane.cluster.model import Wanted
 from control_plane.local_cluster import ClusterFolder, ClusterSpec, command_line
+from runtime.addresses import host_and_port
 from sixfold.control_client import ControlClient
 from sixfold.errors import CommandFailed
 from sixfold.layout import BASE_PORT, HOST, cache_options, cluster_spec, moved, ports
@@ -253,7 +254,7 @@ def _tail(path: Path) -> list[str]:
 
 def what_next(spec: ClusterSpec, folder: ClusterFolder, default_dir: Path) -> list[str]:
     """What to type now, ready to copy."""
-    host, _, port = spec.instances[0].sql.rpartition(":")
+    host, port = host_and_port(spec.instances[0].sql)
     where = "" if folder.path == default_dir.resolve() else f" --dir {folder.path}"
     connection = f"psycopg.connect('host={host} port={port} user={USER} dbname={DATABASE}')"
     return [

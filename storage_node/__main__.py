@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime import events
+from runtime.addresses import address_argument, host_and_port
 from runtime.clock import RealClock
 from runtime.disk import RealDisk, held
 from runtime.grpc_transport import GrpcTransport
@@ -27,8 +28,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--id", required=True, help="name of this node in the cluster")
     parser.add_argument("--az", required=True, help="availability zone it stands in")
     parser.add_argument("--dir", required=True, type=Path, help="where its data is")
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="gRPC")
-    parser.add_argument("--metrics", required=True, metavar="HOST:PORT", help="HTTP /metrics")
+    parser.add_argument("--listen", required=True, type=address_argument, metavar="HOST:PORT", help="gRPC")
+    parser.add_argument(
+        "--metrics", required=True, type=address_argument, metavar="HOST:PORT", help="HTTP /metrics"
+    )
     return parser.parse_args()
 
 
@@ -52,8 +55,7 @@ async def _serve(arguments: argparse.Namespace, stopping: asyncio.Event) -> int:
     try:
         await node.open()
         server = await transport.serve(arguments.listen, StorageService(node).handlers())
-        host, _, port = arguments.metrics.rpartition(":")
-        metrics = await serve_metrics(host, int(port), registry_of(node))
+        metrics = await serve_metrics(*host_and_port(arguments.metrics), registry_of(node))
     except (VolumeError, OSError) as error:
         log.error("node.not_started", reason=f"{type(error).__name__}: {error}")
         print(f"storage node {arguments.id}: {error}", file=sys.stderr)
