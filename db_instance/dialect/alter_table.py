@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Final
 
 from db_instance.dialect.clauses import column, declared_column, plain, split
-from db_instance.dialect.constraints import with_checks_named, with_expressions
+from db_instance.dialect.constraints import check_references, with_checks_named, with_expressions
 from db_instance.dialect.lexer import Token, unquote
 from db_instance.dialect.statement import Catalog, SqlError, Statement, TableInfo
 
@@ -23,7 +23,7 @@ def alter_table(tokens: list[Token], catalog: Catalog) -> Statement:
     if info is None and if_exists:
         return Statement("noop", tag=_TAG)
     table = "".join(plain(name))
-    done = [text for action in split(actions) for text in _action(table, action, info)]
+    done = [text for action in split(actions) for text in _action(table, action, info, catalog)]
     if not done:
         return Statement("noop", tag=_TAG)
     return Statement("ddl", "; ".join(done), _TAG, reads_only=False)
@@ -35,7 +35,7 @@ def _without(tokens: list[Token], *words: str) -> tuple[list[Token], bool]:
     return (tokens[len(words) :] if found else tokens), found
 
 
-def _action(table: str, action: list[Token], info: TableInfo | None) -> list[str]:
+def _action(table: str, action: list[Token], info: TableInfo | None, catalog: Catalog) -> list[str]:
     words = [token.text.lower() for token in action]
     match words:
         case ["add", "primary", "key", *_]:
@@ -53,7 +53,7 @@ def _action(table: str, action: list[Token], info: TableInfo | None) -> list[str
         case ["add", "constraint" | "check" | "foreign" | "exclude", *_] | ["drop", "constraint", *_]:
             pass
         case ["add", *_]:
-            return _add_column(table, _without(action[1:], "column")[0], info)
+            return _add_column(table, _without(action[1:], "column")[0], info, catalog)
         case ["drop", *_]:
             return _drop_column(table, _without(action[1:], "column")[0], info)
         case ["rename", *_]:
@@ -61,13 +61,14 @@ def _action(table: str, action: list[Token], info: TableInfo | None) -> list[str
     raise SqlError("0A000", f"ALTER TABLE ... {' '.join(words[:2]).upper()} is not supported")
 
 
-def _add_column(table: str, action: list[Token], info: TableInfo | None) -> list[str]:
+def _add_column(table: str, action: list[Token], info: TableInfo | None, catalog: Catalog) -> list[str]:
     action, if_not_exists = _without(action, "if", "not", "exists")
     if if_not_exists and action and _has(info, action[0]):
         return []
     if not action:
         raise SqlError("42601", "syntax error at end of input")
     info = info or TableInfo(table, ())
+    check_references(info.name, [action], catalog)
     now = replace(info, columns=(*info.columns, declared_column(action)))
     named = with_expressions(with_checks_named(info.name, [action]), now)[0]
     return [_joined("ALTER TABLE", table, "ADD COLUMN", *column(named))]

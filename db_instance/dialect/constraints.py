@@ -6,7 +6,7 @@ from typing import Final
 from db_instance.dialect.clauses import closing, declared_column, source, split
 from db_instance.dialect.lexer import Token, tokens, unquote
 from db_instance.dialect.queries import expression
-from db_instance.dialect.statement import SqlError, TableInfo
+from db_instance.dialect.statement import Catalog, SqlError, TableInfo
 
 OF_TABLES: Final = frozenset(("primary", "unique", "check", "foreign", "constraint", "exclude", "like"))
 """Words that begin what is no column among a table's definitions."""
@@ -38,6 +38,34 @@ def _with_expressions(item: list[Token], info: TableInfo) -> list[Token]:
 def described(name: str, items: list[list[Token]]) -> TableInfo:
     """A table that is about to be made, as queries will know it."""
     return TableInfo(name, tuple(declared_column(item) for item in items if is_column(item)))
+
+
+def check_references(name: str, items: list[list[Token]], catalog: Catalog) -> None:
+    """Foreign keys are of keys that are there: SQLite would say so with the first row. Raises SqlError."""
+    for item in items:
+        for at in at_depth_zero(item, "references"):
+            parts = item[at + 1 : at + 4]
+            end = at + (4 if len(parts) == 3 and parts[1].text == "." else 2)
+            parent = unquote(item[end - 1]) if end <= len(item) else ""
+            if parent.lower() != name.lower():
+                is_list = end < len(item) and item[end].text == "("
+                given = split(item[end + 1 : closing(item, end)]) if is_list else []
+                _check_reference(parent, [unquote(each[0]) for each in given if each], catalog)
+
+
+def _check_reference(parent: str, given: list[str], catalog: Catalog) -> None:
+    info = catalog.table(parent)
+    if info is None:
+        raise SqlError("42P01", f'relation "{parent}" does not exist')
+    known = {column.name.lower() for column in info.columns}
+    if missing := next((each for each in given if each.lower() not in known), None):
+        raise SqlError("42703", f'column "{missing}" referenced in foreign key constraint does not exist')
+    if not given and not info.primary_key:
+        raise SqlError("42704", f'there is no primary key for referenced table "{info.name}"')
+    keys = [info.primary_key, *info.unique]
+    if given and {each.lower() for each in given} not in [{each.lower() for each in key} for key in keys]:
+        told = f'there is no unique constraint matching given keys for referenced table "{info.name}"'
+        raise SqlError("42830", told)
 
 
 def named_keys(table_sql: str) -> dict[tuple[str, ...], str]:

@@ -2,7 +2,13 @@
 
 from db_instance.dialect.alter_table import alter_table
 from db_instance.dialect.clauses import closing, column, plain, source, split
-from db_instance.dialect.constraints import described, is_column, with_checks_named, with_expressions
+from db_instance.dialect.constraints import (
+    check_references,
+    described,
+    is_column,
+    with_checks_named,
+    with_expressions,
+)
 from db_instance.dialect.lexer import Token, unquote
 from db_instance.dialect.queries import expression
 from db_instance.dialect.statement import Catalog, SqlError, Statement, TableInfo
@@ -37,7 +43,7 @@ def _create(tokens: list[Token], words: list[str], sql: str, catalog: Catalog) -
         raise SqlError("0A000", "temporary tables are not supported")
     tokens = [token for token in tokens if token.text.lower() != "unlogged"]
     if words[1:2] == ["table"]:
-        return _create_table(tokens)
+        return _create_table(tokens, catalog)
     if words[1:2] == ["index"] or words[1:3] == ["unique", "index"]:
         return _create_index(tokens, catalog)
     if words[1:2] == ["view"] or words[1:4] == ["or", "replace", "view"]:
@@ -45,7 +51,7 @@ def _create(tokens: list[Token], words: list[str], sql: str, catalog: Catalog) -
     raise SqlError("0A000", f"CREATE {' '.join(words[1:2]).upper()} is not supported")
 
 
-def _create_table(tokens: list[Token]) -> Statement:
+def _create_table(tokens: list[Token], catalog: Catalog) -> Statement:
     texts = [token.text.lower() for token in tokens]
     if "(" not in texts or ("as" in texts and texts.index("as") < texts.index("(")):
         raise SqlError(
@@ -61,6 +67,7 @@ def _create_table(tokens: list[Token]) -> Statement:
         raise SqlError("42601", 'syntax error at or near ","')
     # SQLite wants all columns first.
     named = with_checks_named(name, sorted(given, key=lambda item: not is_column(item)))
+    check_references(name, named, catalog)
     items = [_item(item, keys) for item in with_expressions(named, described(name, named))]
     body = [part for item in items for part in (*item, ",")][:-1]
     return _ddl("CREATE TABLE", [*plain(head), "(", *body, ")"])

@@ -45,6 +45,7 @@ _OIDS_OF_OURS: Final = {
     "sixfold_now": types.TIMESTAMPTZ,
     "sixfold_text": types.TEXT,
     "sixfold_boolean_text": types.TEXT,
+    "sixfold_time_text": types.TEXT,
     **{name: oid for oid, name in [*READ_AS.items(), *INTEGER_CASTS.items()]},
 }
 """What our functions come to, as views hold what was written for SQLite."""

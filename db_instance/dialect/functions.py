@@ -60,6 +60,10 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else types.encode_text(types.TEXT, value).decode()
 
 
+def _time_text(value: Any) -> str:
+    return types.encode_text(types.TIMESTAMP, str(value)).decode()
+
+
 def _boolean_text(value: Any) -> str:
     return "true" if value else "false"
 
@@ -193,6 +197,7 @@ FUNCTIONS: Final[list[Function]] = [
     ("sixfold_float", 1, _strict(_float), True),
     ("sixfold_text", 1, _strict(_text), True),
     ("sixfold_boolean_text", 1, _strict(_boolean_text), True),
+    ("sixfold_time_text", 1, _strict(_time_text), True),
     *((name, 1, _strict(_read_as(oid)), True) for oid, name in READ_AS.items()),
     ("sixfold_quotient", 2, _strict(_quotient), True),
     ("sixfold_remainder", 2, _strict(_remainder), True),

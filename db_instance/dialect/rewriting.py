@@ -92,6 +92,8 @@ def _as_text(node: exp.Expr, tables: dict[str, TableInfo]) -> exp.Expr:
     oid = oid_of(node, tables)
     if oid == types.BOOL:
         return exp.Anonymous(this="sixfold_boolean_text", expressions=[node])
+    if oid in (types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ):
+        return exp.Anonymous(this="sixfold_time_text", expressions=[node])
     inner = node.unnest() if isinstance(node, exp.Paren) else node
     is_quotient = isinstance(inner, exp.Anonymous) and inner.name == "sixfold_quotient"
     is_unclear = is_quotient or isinstance(inner, exp.Div | exp.Round | exp.Case | exp.Subquery)

@@ -48,7 +48,8 @@ class TableInfo:
 
     generated: tuple[Column, ...] = ()
     """Columns that are computed, which are not among the others: nothing is given to them."""
-
+    unique: tuple[tuple[str, ...], ...] = ()
+    """The columns of each unique constraint and index of all rows; the primary key may be missing among them."""
     key_names: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     """What unique constraints and indexes of these columns were called, where somebody named them."""
 

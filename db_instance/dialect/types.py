@@ -92,7 +92,14 @@ def encode_text(oid: int, value: Any) -> bytes:
         return b"\\x" + value.hex().encode()
     if isinstance(value, float):
         return _float_text(value)
+    if oid in _WITH_FRACTIONS and isinstance(value, str):
+        return _FRACTION.sub(r"\1", value).encode()
     return str(value).encode()
+
+
+_WITH_FRACTIONS: Final = frozenset((TIME, TIMESTAMP, TIMESTAMPTZ))
+_FRACTION: Final = re.compile(r"(\.\d*[1-9])0+(?!\d)")
+"""PostgreSQL does not print the zeros at its end, which SQLite has to have: its texts are compared."""
 
 
 def _float_text(value: float) -> bytes:

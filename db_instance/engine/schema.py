@@ -1,8 +1,10 @@
 """The schema, as the dialect needs to know it: each table's columns with their declared types."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import groupby
+from typing import Any, Final, NamedTuple
 
 import apsw
 
@@ -30,41 +32,28 @@ def read_schema(connection: apsw.Connection) -> Schema:
     """Every table and view. Called inside a greenlet: it may wait for pages."""
     version = connection.pragma("schema_version")
     assert isinstance(version, int)
-    tables: dict[str, TableInfo] = {}
-    query = (
+    names = _rows(
+        connection,
         "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('table', 'view')"
-        " AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY type, rowid"
+        " AND name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY type, rowid",
     )
-    names: Any = connection.execute(query).fetchall()
-    references = (
-        'SELECT DISTINCT own.name, lower(other."table") FROM sqlite_schema AS own,'
-        " pragma_foreign_key_list(own.name) AS other WHERE own.type = 'table'"
-    )
-    referenced: dict[str, list[str]] = {}
-    pairs: Any = connection.execute(references).fetchall()
-    for name, parent in pairs:
-        if parent != name.lower():
-            referenced.setdefault(parent, []).append(name)
-    indexes: dict[str, dict[str, list[str]]] = {}
-    unique = (
-        "SELECT own.name, list.name, info.name FROM sqlite_schema AS own, pragma_index_list(own.name) AS list,"
-        " pragma_index_info(list.name) AS info WHERE own.type = 'table' AND list.origin = 'c' AND list.\"unique\""
-        " ORDER BY list.seq, info.seqno"
-    )
-    parts: Any = connection.execute(unique).fetchall()
-    for name, index, column in parts:
-        indexes.setdefault(name, {}).setdefault(index, []).append(column)
-    schema = Schema(version, tables)
     views = {name: view_query(sql) for kind, name, sql in names if kind == "view"}
-    viewed: dict[str, list[str]] = {}
-    for name, view in views.items():
-        for read in tables_read(view):
-            viewed.setdefault(read, []).append(name)
+    viewed_by = _by_second((view, read) for view, query in views.items() for read in tables_read(query))
+    referenced_by = _by_second(
+        _rows(
+            connection,
+            'SELECT DISTINCT own.name, lower(other."table") FROM sqlite_schema AS own,'
+            " pragma_foreign_key_list(own.name) AS other"
+            " WHERE own.type = 'table' AND lower(own.name) <> lower(other.\"table\")",
+        )
+    )
+    unique = _unique_indexes(connection)
+    schema = Schema(version, {})
     for _, name, sql in names:
         try:
-            found: Any = connection.execute(
-                "SELECT name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(?)", (name,)
-            ).fetchall()
+            found = _rows(
+                connection, "SELECT name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(?)", name
+            )
         except apsw.SQLError:  # a view of what is no longer there
             continue
         rows = [row for row in found if not row[4]]
@@ -72,22 +61,58 @@ def read_schema(connection: apsw.Connection) -> Schema:
         oids = column_oids(views[name], schema) if name in views else ()
         if len(oids) != len(rows):
             oids = tuple(_oid(sql, column, declared, key) for column, declared, *_ in rows)
-        columns = tuple(
-            Column(column, oid, default=default or "")
-            for (column, _, default, _, _), oid in zip(rows, oids, strict=True)
-        )
-        generated = tuple(Column(row[0], oid_of_decltype(row[1])) for row in found if row[4])
-        tables[name.lower()] = TableInfo(
+        indexes = unique.get(name, [])
+        schema.tables[name.lower()] = TableInfo(
             name,
-            columns,
+            tuple(
+                Column(column, oid, default=default or "")
+                for (column, _, default, _, _), oid in zip(rows, oids, strict=True)
+            ),
             key,
-            tuple(referenced.get(name.lower(), ())),
-            tuple(viewed.get(name.lower(), ())),
+            tuple(referenced_by.get(name.lower(), ())),
+            tuple(viewed_by.get(name.lower(), ())),
             counts="AUTOINCREMENT" in sql,
-            generated=generated,
-            key_names={tuple(on): index for index, on in indexes.get(name, {}).items()} | named_keys(sql),
+            generated=tuple(Column(row[0], oid_of_decltype(row[1])) for row in found if row[4]),
+            unique=tuple(each.columns for each in indexes if each.of_all_rows),
+            key_names={each.columns: each.name for each in indexes if each.was_named} | named_keys(sql),
         )
     return schema
+
+
+def _rows(connection: apsw.Connection, sql: str, *params: Any) -> list[Any]:
+    return connection.execute(sql, params).fetchall()
+
+
+def _by_second(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for first, second in pairs:
+        found.setdefault(second, []).append(first)
+    return found
+
+
+class _Unique(NamedTuple):
+    """An index of a table's, or what stands for one of its constraints."""
+
+    name: str
+    columns: tuple[str, ...]
+    was_named: bool
+    of_all_rows: bool
+
+
+def _unique_indexes(connection: apsw.Connection) -> dict[str, list[_Unique]]:
+    """By table. Those of expressions are not among them."""
+    parts = _rows(
+        connection,
+        "SELECT own.name, list.name, list.origin, list.partial, info.name FROM sqlite_schema AS own,"
+        " pragma_index_list(own.name) AS list, pragma_index_info(list.name) AS info"
+        " WHERE own.type = 'table' AND list.\"unique\" ORDER BY own.name, list.seq, info.seqno",
+    )
+    found: dict[str, list[_Unique]] = {}
+    for (table, name, origin, partial), columns in groupby(parts, key=lambda row: row[:4]):
+        index = _Unique(name, tuple(row[4] for row in columns), origin == "c", not partial)
+        if None not in index.columns:
+            found.setdefault(table, []).append(index)
+    return found
 
 
 def _oid(sql: str, column: str, declared: str, key: tuple[str, ...]) -> int:

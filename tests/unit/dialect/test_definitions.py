@@ -194,6 +194,34 @@ def test_computed_columns_are_read_and_not_written() -> None:
     assert database.columns("SELECT late FROM u") == [("late", types.BOOL)]
 
 
+@pytest.mark.parametrize(
+    ("column", "sqlstate"),
+    [
+        ("r int REFERENCES nowhere", "42P01"),
+        ("r int REFERENCES p (nothing)", "42703"),
+        ("r int REFERENCES p", "42704"),
+        ("r int REFERENCES p (b)", "42830"),
+        ("r int REFERENCES p (c)", "42830"),
+        ("r int, s int, FOREIGN KEY (r, s) REFERENCES p (a, b)", "42830"),
+    ],
+)
+def test_what_a_foreign_key_names_is_a_key(column: str, sqlstate: str) -> None:
+    database = _Database(
+        _TABLE,
+        "CREATE TABLE p (a int UNIQUE, b int, c int, UNIQUE (b, c))",
+        "CREATE UNIQUE INDEX p_c ON p (c) WHERE b > 0",
+    )
+    assert database.refused(f"CREATE TABLE u ({column})") == sqlstate
+    if "FOREIGN" not in column:
+        assert database.refused(f"ALTER TABLE t ADD COLUMN {column}") == sqlstate
+    database.run(
+        "CREATE TABLE u (i int PRIMARY KEY, t int REFERENCES T, a int REFERENCES public.p (A) ON DELETE CASCADE,"
+        " b int, c int, up int REFERENCES u (i), FOREIGN KEY (c, b) REFERENCES p (c, b))",
+        "CREATE UNIQUE INDEX p_b ON p (b)",
+        "ALTER TABLE t ADD COLUMN r int REFERENCES p (b)",
+    )
+
+
 def test_indexes_of_expressions_serve_the_queries_that_name_them() -> None:
     database = _Database(
         _TABLE,

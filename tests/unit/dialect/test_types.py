@@ -147,3 +147,16 @@ def test_plain_integers_are_decoded_at_once() -> None:
         assert types.decode_integers(types.INT2, [b"1", bad]) is None
     with pytest.raises(InvalidValue):
         decode_text(types.INT4, b"1_0")
+
+
+@pytest.mark.parametrize(
+    ("oid", "text", "printed"),
+    [
+        (types.TIMESTAMP, "2024-01-01 10:00:00.5", b"2024-01-01 10:00:00.5"),
+        (types.TIMESTAMPTZ, "2024-01-01 10:00:10.10020+00", b"2024-01-01 10:00:10.1002+00"),
+        (types.TIME, "10:20:30.123456", b"10:20:30.123456"),
+        (types.TIMESTAMP, "2024-01-01 10:00:00", b"2024-01-01 10:00:00"),
+    ],
+)
+def test_fractions_are_printed_without_zeros(oid: int, text: str, printed: bytes) -> None:
+    assert types.encode_text(oid, types.decode_text(oid, text.encode())) == printed
