@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlglot import exp
 
-from db_instance.dialect.expression_types import ctes_seen, derived_names, name_of, selects_of, sources_of
+from db_instance.dialect.column_names import name_of, selects_of
+from db_instance.dialect.expression_types import ctes_seen, derived_names, sources_of
 from db_instance.dialect.statement import SqlError, TableInfo
 
 

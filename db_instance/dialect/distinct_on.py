@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from db_instance.dialect.expression_types import name_of
+from db_instance.dialect.column_names import name_of
 from db_instance.dialect.statement import SqlError
 
 

@@ -1,4 +1,4 @@
-"""What an expression of a query comes to: its type, as far as it can be told without running it, and its name."""
+"""What an expression of a query comes to: its type, as far as it can be told without running it."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -6,6 +6,7 @@ from typing import Any, Final
 from sqlglot import exp
 
 from db_instance.dialect import types
+from db_instance.dialect.column_names import name_of, selects_of
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.statement import TableInfo
 
@@ -77,7 +78,8 @@ def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
         inner = oid_of(node.this, tables)
         return inner if inner in (types.FLOAT4, types.FLOAT8) else types.INT8 if inner else 0
     if isinstance(node, exp.Coalesce):
-        return next((oid for each in [node.this, *node.expressions] if (oid := oid_of(each, tables))), 0)
+        oids = [oid for each in [node.this, *node.expressions] if (oid := oid_of(each, tables))]
+        return max(oids, key=_width) if NUMBERS.issuperset(oids) and oids else next(iter(oids), 0)
     if isinstance(node, exp.Anonymous):
         return _OIDS_OF_OURS.get(node.name.lower(), 0)
     for classes, oid in _OIDS:
@@ -161,18 +163,6 @@ def derived_names(source: exp.Expression) -> list[str] | None:
     return [*given, *(name_of(each) for each in branches[0].expressions[len(given) :])]
 
 
-def selects_of(query: Any) -> list[exp.Select]:
-    """The branches of a UNION, or the one SELECT; empty for a query that is something else."""
-    if isinstance(query, exp.Select):
-        return [query]
-    if isinstance(query, exp.Subquery):
-        return selects_of(query.this)
-    if not isinstance(query, exp.SetOperation):
-        return []
-    left, right = selects_of(query.this), selects_of(query.expression)
-    return [*left, *right] if left and right else []
-
-
 def oid_in_all(branches: list[exp.Select], at: int, tables: dict[str, TableInfo]) -> int:
     """The type of a UNION's column."""
     if any(at >= len(each.expressions) for each in branches):
@@ -189,6 +179,7 @@ def sources_of(scope: exp.Expression) -> list[exp.Expression]:
     for each in [source, *(scope.args.get("joins") or [])]:
         if each is not None:
             found.append(each.this)
+    found += scope.args.get("using") or []
     for table in list(found):
         found += [each.this for each in table.args.get("joins") or []]
     return found
@@ -262,18 +253,3 @@ def _oid_in_row(row: exp.Tuple, param: exp.Expression, tables: dict[str, TableIn
         return 0
     at = next(at for at, each in enumerate(row.expressions) if each is param)
     return oid_of(other.expressions[at], tables) if at < len(other.expressions) else 0
-
-
-def name_of(node: Any) -> str:
-    if isinstance(node, exp.Alias | exp.Column):
-        return str(node.alias_or_name)
-    inner = node
-    while isinstance(inner, exp.Cast | exp.Paren):
-        inner = inner.this
-    if isinstance(inner, exp.Column):
-        return str(inner.name)
-    if isinstance(inner, exp.Anonymous):
-        return str(inner.name).lower()
-    if isinstance(inner, exp.Func):
-        return "version" if isinstance(inner, exp.CurrentVersion) else inner.sql_name().lower()
-    return "?column?"

@@ -13,8 +13,9 @@ from sqlglot.errors import ErrorLevel, ParseError, TokenError, UnsupportedError
 
 from db_instance.dialect.allowed import check_allowed
 from db_instance.dialect.assignments import complete_assignments
+from db_instance.dialect.column_names import keep_names, name_of, selects_of
 from db_instance.dialect.columns import spell_out
-from db_instance.dialect.expression_types import name_of, oid_in_all, oid_of, oid_of_type, selects_of
+from db_instance.dialect.expression_types import oid_in_all, oid_of, oid_of_type
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.rewriting import rewritten
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
@@ -22,7 +23,7 @@ from db_instance.dialect.value_types import (
     cast_values,
     param_types,
     read_literals,
-    refuse_arithmetic_of_times,
+    refuse_other_arithmetic,
 )
 
 _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
@@ -30,7 +31,9 @@ _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
 
 def query(sql: str, catalog: Catalog) -> Statement:
     """Raises SqlError, InvalidValue."""
-    tree = _with_parameters(_parse(_parseable(sql)))
+    source = _parseable(sql)
+    tree = _with_parameters(_parse(source))
+    keep_names(tree, source)
     kind = _kind_of(tree)
     locking = bool(tree.find(exp.Lock))
     tables = tables_in(tree, catalog)
@@ -38,7 +41,7 @@ def query(sql: str, catalog: Catalog) -> Statement:
     check_allowed(tree)
     _refuse_row_numbers(tree, tables)
     spell_out(tree, tables)
-    refuse_arithmetic_of_times(tree, tables)
+    refuse_other_arithmetic(tree, tables)
     complete_assignments(tree, catalog)
     cast_values(tree, tables, catalog)
     read_literals(tree, tables, catalog)

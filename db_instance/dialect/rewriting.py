@@ -5,6 +5,7 @@ from typing import Any, Final
 from sqlglot import exp
 
 from db_instance.dialect import types
+from db_instance.dialect.changing import as_sqlite_changes
 from db_instance.dialect.distinct_on import first_of_each
 from db_instance.dialect.expression_types import FLOATS, NUMBERS, TEXTS, oid_of, oid_of_type
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
@@ -61,6 +62,7 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
         return node
 
     root = tree.copy()
+    as_sqlite_changes(root)
     for select in list(root.find_all(exp.Select)):
         distinct = select.args.get("distinct")
         if distinct is not None and distinct.args.get("on") is not None:

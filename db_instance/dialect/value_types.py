@@ -26,12 +26,21 @@ _WIDER: Final = (types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ)
 _COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
 
 
-def refuse_arithmetic_of_times(tree: exp.Expression, tables: dict[str, TableInfo]) -> None:
-    """SQLite would calculate with the year."""
-    for node in tree.find_all(exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Sum, exp.Avg):
+def refuse_other_arithmetic(tree: exp.Expression, tables: dict[str, TableInfo]) -> None:
+    """Of dates and times, where SQLite would calculate with the year, and of texts, where it would with 0."""
+    for node in tree.find_all(exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Sum, exp.Avg):
         for each in (node.this, node.args.get("expression")):
-            if oid_of(each, tables) in TIMES:
+            oid = oid_of(each, tables)
+            if oid in TIMES:
                 raise SqlError("0A000", "arithmetic with dates and times is not supported")
+            if oid in TEXTS | {types.BOOL} and not isinstance(each, exp.Literal | exp.Boolean):
+                name = types.type_name(oid)
+                told = (
+                    f"function {node.sql_name().lower()}({name}) does not exist"
+                    if isinstance(node, exp.AggFunc)
+                    else f"operator does not exist on type {name}"
+                )
+                raise SqlError("42883", told, hint="You might need to add explicit type casts.")
 
 
 def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Catalog) -> None:

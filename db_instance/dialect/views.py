@@ -5,7 +5,8 @@ from sqlglot import exp
 from sqlglot.errors import ParseError, TokenError
 
 from db_instance.dialect.clauses import plain, split
-from db_instance.dialect.expression_types import oid_in_all, selects_of
+from db_instance.dialect.column_names import selects_of
+from db_instance.dialect.expression_types import oid_in_all
 from db_instance.dialect.lexer import Token, unquote
 from db_instance.dialect.queries import query, tables_in
 from db_instance.dialect.statement import Catalog, SqlError, Statement

@@ -103,6 +103,14 @@ def _plain_text(value: Any) -> bytes:
     return types.encode_text(types.TEXT, value)
 
 
+def _int4_text(value: Any) -> bytes:
+    if type(value) is int:
+        if -0x8000_0000 <= value <= 0x7FFF_FFFF:
+            return b"%d" % value
+        raise types.InvalidValue("22003", "integer out of range")  # SQLite goes on with 64 bits
+    return _integer_text(value)
+
+
 def _integer_text(value: Any) -> bytes:
     if type(value) is int:
         return b"%d" % value
@@ -114,7 +122,9 @@ def _integer_text(value: Any) -> bytes:
 @lru_cache(maxsize=200)
 def _encoder(oid: int, format: int) -> Encode:
     if format == 0:
-        if oid in (types.INT2, types.INT4, types.INT8, types.OID):
+        if oid in (types.INT2, types.INT4):
+            return _int4_text
+        if oid in (types.INT8, types.OID):
             return _integer_text
         if oid in (types.TEXT, types.VARCHAR, types.BPCHAR):
             return _plain_text

@@ -177,3 +177,52 @@ def test_a_star_is_given_as_it_is(given: str) -> None:
         "SELECT at, n FROM t",
     )
     assert rows == [("2024-01-01 00:00:00+00", 1)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("DELETE FROM a USING b WHERE a.k = b.k AND b.s = 'y' RETURNING a.id", [(2,)]),
+        (
+            "DELETE FROM a AS x USING b y, b z WHERE x.k = y.k AND z.k = y.k AND y.s <> 'y' RETURNING x.*",
+            [(1, 10)],
+        ),
+        (
+            "UPDATE a x SET id = x.id + 5 FROM b WHERE b.k = x.k AND b.s = 'x' RETURNING x.id, id + 1 AS more",
+            [(6, 7)],
+        ),
+        ("UPDATE a x SET k = 0 WHERE x.id = 3 RETURNING x.*", [(3, 0)]),
+        ("DELETE FROM a AS x WHERE x.id = 3 RETURNING x.k", [(None,)]),
+        (
+            "INSERT INTO a AS x VALUES (4, 4) ON CONFLICT (id) DO UPDATE SET k = x.k + 1 RETURNING x.id",
+            [(4,)],
+        ),
+    ],
+)
+def test_others_are_read_and_the_alias_returns(sql: str, rows: list[tuple[Any, ...]]) -> None:
+    assert (
+        _run(
+            "CREATE TABLE a (id int PRIMARY KEY, k int)",
+            "CREATE TABLE b (k int, s text)",
+            "INSERT INTO a VALUES (1, 10), (2, 20), (3, NULL)",
+            "INSERT INTO b VALUES (10, 'x'), (20, 'y')",
+            sql,
+        )
+        == rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("sql", "sqlstate"),
+    [
+        ("DELETE FROM a USING b WHERE a.k = b.k RETURNING b.s", "0A000"),
+        ("UPDATE a SET k = 1 FROM b RETURNING *", "0A000"),
+        ("SELECT sum(s) FROM b", "42883"),
+        ("SELECT s + 1 FROM b", "42883"),
+        ("SELECT avg(k > 1) FROM b", "42883"),
+    ],
+)
+def test_what_sqlite_would_take_for_something_else(sql: str, sqlstate: str) -> None:
+    with pytest.raises(SqlError) as raised:
+        _run("CREATE TABLE a (id int PRIMARY KEY, k int)", "CREATE TABLE b (k int, s text)", sql)
+    assert raised.value.sqlstate == sqlstate

@@ -69,6 +69,17 @@ async def test_expressions_have_types(sql: SqlServer) -> None:
         assert row == (3, 4)
 
 
+async def test_integers_have_their_range(sql: SqlServer) -> None:
+    async with await sql.connect() as connection:
+        for sum_of in ("2147483647 + 1", "1000000 * 1000000"):
+            for binary in (False, True):
+                with pytest.raises(errors.NumericValueOutOfRange):
+                    await rows(connection, f"select {sum_of}", binary=binary)
+        assert await rows(connection, "select 2147483647 + 1::bigint, coalesce(1, 3000000000)") == [
+            (1 << 31, 1)
+        ]
+
+
 async def test_a_view_has_types_and_keeps_its_table(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (n int, d date)")
