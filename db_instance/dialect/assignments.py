@@ -14,18 +14,11 @@ def complete_assignments(tree: exp.Expression, catalog: Catalog) -> None:
         table = tree.this.this if isinstance(tree.this, exp.Schema) else tree.this
         _complete_rows(tree, table, catalog.table(table.name))
         conflict = tree.args.get("conflict")
-        _complete_sets(conflict.expressions if conflict is not None else [], catalog.table(table.name))
+        if conflict is not None:
+            _name_the_key(conflict, table.name, catalog.table(table.name))
+            _complete_sets(conflict.expressions, catalog.table(table.name))
     elif isinstance(tree, exp.Update):
         _complete_sets(tree.expressions, catalog.table(tree.this.name))
-        returning = tree.args.get("returning")
-        if (
-            tree.args.get("from_")
-            and returning is not None
-            and any(each.is_star for each in returning.expressions)
-        ):
-            raise SqlError(
-                "0A000", "UPDATE ... FROM ... RETURNING * is not supported", hint="name the columns"
-            )
 
 
 def _complete_rows(tree: exp.Insert, table: exp.Expression, info: TableInfo | None) -> None:
@@ -97,6 +90,18 @@ def first_twice(names: Iterable[str]) -> str | None:
             return name
         seen.add(name.lower())
     return None
+
+
+def _name_the_key(conflict: exp.Expression, table: str, info: TableInfo | None) -> None:
+    """ON CONFLICT ON CONSTRAINT: SQLite knows a key by its columns."""
+    constraint = conflict.args.get("constraint")
+    if constraint is None:
+        return
+    columns = info.key_called(constraint.name) if info is not None else None
+    if columns is None:
+        raise SqlError("42704", f'constraint "{constraint.name}" for table "{table}" does not exist')
+    conflict.set("constraint", None)
+    conflict.set("conflict_keys", [exp.to_identifier(name, quoted=True) for name in columns])
 
 
 def _complete_sets(sets: list[exp.Expression], info: TableInfo | None) -> None:

@@ -88,6 +88,10 @@ def _parse(sql: str) -> exp.Expression:
     if len(trees) != 1 or trees[0] is None or isinstance(trees[0], exp.Command):
         raise SqlError("42601", f'syntax error at or near "{sql.split()[0]}"')
     tree = trees[0]
+    while isinstance(tree, exp.Subquery) and set(tree.args) - {"this"} <= {
+        name for name, value in tree.args.items() if not value
+    }:
+        tree = tree.this  # parentheses around all of it
     assert isinstance(tree, exp.Expression)
     return tree
 

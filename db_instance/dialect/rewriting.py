@@ -46,6 +46,8 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
             return exp.Anonymous(
                 this="sixfold_substring", expressions=[each for each in parts if each is not None]
             )
+        if isinstance(node, exp.Subquery) and isinstance(node.parent, exp.SetOperation):
+            return _as_branch(node)
         if isinstance(node, exp.DPipe):
             if types.BYTEA in (oid_of(node.this, tables), oid_of(node.expression, tables)):
                 raise SqlError("0A000", "|| of bytea is not supported")
@@ -75,6 +77,18 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
         if changed is not node:
             node.replace(changed)
     return root
+
+
+def _as_branch(node: exp.Subquery) -> exp.Expr:
+    """SQLite has no parentheses around a branch of UNION, which may have an order and a limit of its own in them."""
+    inside: exp.Expr = node.this
+    is_plain = isinstance(inside, exp.Select) and not any(
+        inside.args.get(each) for each in ("order", "limit", "offset", "with_")
+    )
+    if is_plain:
+        return inside
+    node.set("alias", None)
+    return exp.Select(expressions=[exp.Star()], from_=exp.From(this=node.copy()))
 
 
 def _as_cast(node: exp.Cast, tables: dict[str, TableInfo]) -> exp.Expr:

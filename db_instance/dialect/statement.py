@@ -59,6 +59,16 @@ class TableInfo:
         oids = [each.oid for each in self.columns if self.primary_key == (each.name,)]
         return self.primary_key[0] if oids and oids[0] in INTEGERS else None
 
+    def key_called(self, name: str) -> tuple[str, ...] | None:
+        """The columns of a constraint that is unique, by its name, or by the one PostgreSQL would have given it."""
+        named = next((columns for columns, given in self.key_names.items() if given == name), None)
+        if named is not None:
+            return named
+        if self.primary_key and name == f"{self.name}_pkey":
+            return self.primary_key
+        unnamed = [on for on in self.unique if on not in self.key_names]
+        return next((on for on in unnamed if name == "_".join((self.name, *on, "key"))), None)
+
 
 class Catalog(Protocol):
     version: int

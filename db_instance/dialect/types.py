@@ -208,10 +208,15 @@ def decode_text(oid: int, data: bytes) -> Any:
     except InvalidValue:
         raise
     except (ValueError, KeyError):
+        if oid in (DATE, TIME, TIMESTAMP, TIMESTAMPTZ) and _LOOKS_LIKE_A_TIME.fullmatch(text):
+            raise InvalidValue("22008", f'date/time field value out of range: "{text}"') from None
         code = "22007" if oid in (DATE, TIME, TIMESTAMP, TIMESTAMPTZ) else "22P02"
         raise InvalidValue(code, f'invalid input syntax for type {type_name(oid)}: "{text}"') from None
     except OverflowError:
         raise InvalidValue("22008", f'{type_name(oid)} out of range: "{text}"') from None
+
+
+_LOOKS_LIKE_A_TIME: Final = re.compile(r"(?:\d{4}-\d\d-\d\d|\d\d:\d\d)(?:[T :.+-][\d :.+-]*)?")
 
 
 def decode_utf8(data: bytes) -> str:

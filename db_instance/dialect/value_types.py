@@ -51,6 +51,11 @@ def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cat
     for value, oid in [*_values_given(tree, catalog), *_values_set(tree, tables)]:
         if oid in TEXTS and _is_other_as_text(value, tables):
             _cast(value, types.TEXT)
+        if oid in types.INTEGERS and oid_of(value, tables) in FLOATS:
+            _cast(value, oid)
+        if oid == types.BOOL and oid_of(value, tables) in NUMBERS:
+            told = f"column is of type boolean but expression is of type {types.PLAIN_NAMES[oid_of(value, tables)]}"
+            raise SqlError("42804", told, hint="You will need to rewrite or cast the expression.")
         if (
             oid in _WIDER
             and oid_of(value, tables) != oid

@@ -162,6 +162,11 @@ _SQL_MESSAGES: Final = tuple(
         (r'near "(.*)": syntax error', "42601", 'syntax error at or near "{0}"'),
         (r"incomplete input", "42601", "syntax error at end of input"),
         (r"unrecognized token: (.+)", "42601", "syntax error at or near {0}"),
+        (
+            r"ON CONFLICT clause does not match any PRIMARY KEY or UNIQUE constraint",
+            "42P10",
+            "there is no unique or exclusion constraint matching the ON CONFLICT specification",
+        ),
         (r"misuse of (?:window|aggregate).*", "42803", None),
         (r"a GROUP BY clause is required.*", "42803", None),
         (r"foreign key mismatch.*", "42830", None),

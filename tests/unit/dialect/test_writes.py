@@ -226,3 +226,29 @@ def test_what_sqlite_would_take_for_something_else(sql: str, sqlstate: str) -> N
     with pytest.raises(SqlError) as raised:
         _run("CREATE TABLE a (id int PRIMARY KEY, k int)", "CREATE TABLE b (k int, s text)", sql)
     assert raised.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize("constraint", ["a_pkey", "a_k_j_key", "own"])
+def test_on_conflict_names_a_constraint(constraint: str) -> None:
+    made = (
+        "CREATE TABLE a (id int PRIMARY KEY, k int, j int, l int, UNIQUE (k, j), CONSTRAINT own UNIQUE (l))"
+    )
+    row = "INSERT INTO a VALUES (1, 2, 3, 4)"
+    again = f"{row} ON CONFLICT ON CONSTRAINT {constraint} DO UPDATE SET k = 9 RETURNING k"
+    assert _run(made, row, again) == [(9,)]
+    with pytest.raises(SqlError, match='constraint "a_l_key" for table "a" does not exist'):
+        _run(made, again.replace(constraint, "a_l_key"))
+
+
+def test_numbers_become_what_their_column_is() -> None:
+    made = "CREATE TABLE a (n int, b boolean)"
+    assert _run(made, "INSERT INTO a (n) VALUES (7.6), (-7.4), (3e2)", "SELECT n FROM a") == [
+        (8,),
+        (-7,),
+        (300,),
+    ]
+    assert _run(made, "INSERT INTO a (n) VALUES (1)", "UPDATE a SET n = n * 1.7 RETURNING n") == [(2,)]
+    for sql in ("INSERT INTO a (b) VALUES (1)", "UPDATE a SET b = n"):
+        with pytest.raises(SqlError) as raised:
+            _run(made, sql)
+        assert raised.value.sqlstate == "42804"
