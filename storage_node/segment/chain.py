@@ -7,7 +7,7 @@ that it is synced.
 Invariants:  durable_scl <= scl;  each held frame begins above scl;  nothing taken is annulled.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -102,11 +102,13 @@ class Chain:
         return Taken(frame, header.last_lsn, chained)
 
     def _hold(self, header: FrameHeader, frame: bytes) -> Taken:
-        if any(held.prev_lsn == header.prev_lsn and held.last_lsn >= header.last_lsn for held in self._held):
-            return NOTHING
         if self._held_bytes + len(frame) > WAITING_BYTES_MAX:
             return NOTHING  # it comes back by gossip
-        insort(self._held, _Held(header.prev_lsn, header.last_lsn, frame))
+        # Of those that begin there, the first that reaches as far: there may be thousands, and as many to come.
+        at = bisect_left(self._held, (header.prev_lsn, header.last_lsn))
+        if at < len(self._held) and self._held[at].prev_lsn == header.prev_lsn:
+            return NOTHING
+        self._held.insert(at, _Held(header.prev_lsn, header.last_lsn, frame))
         self._held_bytes += len(frame)
         return Taken(frame, header.last_lsn, [])
 

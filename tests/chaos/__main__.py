@@ -47,7 +47,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="of faults (default %(default)s)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--output", type=Path, default=_ROOT / "bench" / "chaos", help="folder of the report")
-    parser.add_argument("--keep-logs", type=Path, metavar="DIR", help="copy all processes' logs there")
+    parser.add_argument(
+        "--keep-logs",
+        type=Path,
+        metavar="DIR",
+        help="copy all processes' logs there; "
+        "those of a run that fails are kept in any case, beside its report",
+    )
     found = parser.parse_args()
     if missing := _missing():
         print(f"chaos: {missing}", file=sys.stderr)
@@ -56,7 +62,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        run = _run(found.minutes, found.seed, found.keep_logs)
+        run = _run(found.minutes, found.seed, found.keep_logs, found.output / "logs")
     except KeyboardInterrupt:
         print("chaos: stopped", file=sys.stderr)
         return 130
@@ -84,12 +90,15 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _run(minutes: float, seed: int, logs: Path | None) -> Run:
+def _run(minutes: float, seed: int, logs: Path | None, logs_of_failure: Path) -> Run:
     with ExitStack() as undoing:
         try:
             cluster = Cluster(f"chs{secrets.token_hex(2)}", undoing)
             undoing.callback(_keep_logs, cluster, logs)
-            return _play(cluster, minutes, random.Random(seed), seed)
+            run = _play(cluster, minutes, random.Random(seed), seed)
+            if not run.passed:
+                undoing.callback(_keep_logs, cluster, logs_of_failure)
+            return run
         finally:
             _ignore_signals()
 
