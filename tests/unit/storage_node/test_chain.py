@@ -125,6 +125,38 @@ def test_what_is_held_for_a_gap_is_bounded(limit: int) -> None:
         assert (chain.scl, chain.held_frames) == (log.end, [])
 
 
+class _Counting(int):
+    """An LSN that counts how often it is compared."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        _Counting.comparisons += 1
+        return int(self) == other
+
+    def __lt__(self, other: int) -> bool:
+        _Counting.comparisons += 1
+        return int(self) < other
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("comes_twice", [False, True])
+def test_the_next_frame_behind_a_gap_is_not_compared_with_all_that_wait(comes_twice: bool) -> None:
+    log = GroupLog()
+    log.write(1)
+    header, frame = framed([log.write(1)])
+    chain = Chain(timeline=log.timeline)
+    for at in range(1000):
+        lsn = Lsn(_Counting(2 + at))
+        for _ in range(1 + comes_twice):
+            before = Lsn(_Counting(1 + at))
+            chain.offer(header._replace(prev_lsn=before, first_lsn=lsn, last_lsn=lsn), frame)
+    assert len(chain.held_frames) == 1000
+    assert _Counting.comparisons < 1000 * 100
+    _Counting.comparisons = 0
+
+
 def test_room_that_held_frames_took_is_given_back() -> None:
     log = GroupLog()
     for page in range(1, 41):
