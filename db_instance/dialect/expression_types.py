@@ -37,12 +37,13 @@ _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.CurrentDate,), types.DATE),
     ((exp.Uuid,), types.UUID),
     ((exp.Lower, exp.Upper, exp.Concat, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat), types.TEXT),
-    ((exp.Avg,), types.FLOAT8),
+    ((exp.Avg, exp.Round), types.FLOAT8),
 )
 
 _OIDS_OF_OURS: Final = {
     "sixfold_boolean": types.BOOL,
     "sixfold_float": types.FLOAT8,
+    "sixfold_round": types.FLOAT8,
     "sixfold_now": types.TIMESTAMPTZ,
     "sixfold_text": types.TEXT,
     "sixfold_boolean_text": types.TEXT,

@@ -39,6 +39,9 @@ def query(sql: str, catalog: Catalog) -> Statement:
     tables = tables_in(tree, catalog)
     _simplify(tree)
     check_allowed(tree)
+    for cte in tree.find_all(exp.CTE):
+        if isinstance(cte.this, exp.Insert | exp.Update | exp.Delete):
+            raise SqlError("0A000", f"{cte.this.key.upper()} in WITH is not supported")
     _refuse_row_numbers(tree, tables)
     spell_out(tree, tables)
     refuse_other_arithmetic(tree, tables)

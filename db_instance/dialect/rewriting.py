@@ -1,5 +1,6 @@
 """The tree of a statement of PostgreSQL's as SQLite is to read it, where sqlglot's generator does not know it."""
 
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final
 
 from sqlglot import exp
@@ -7,7 +8,7 @@ from sqlglot import exp
 from db_instance.dialect import types
 from db_instance.dialect.changing import as_sqlite_changes
 from db_instance.dialect.distinct_on import first_of_each
-from db_instance.dialect.expression_types import FLOATS, NUMBERS, TEXTS, oid_of, oid_of_type
+from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, TEXTS, oid_of, oid_of_type
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.statement import SqlError, TableInfo
 
@@ -58,6 +59,11 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
             )
         if isinstance(node, exp.Cast):
             return _as_cast(node, tables)
+        if isinstance(node, exp.Round) and node.args.get("decimals") is None:
+            is_float = oid_of(node.this, tables) in FLOATS and not _is_literal(node.this)
+            return exp.Anonymous(this="sixfold_round", expressions=[node.this]) if is_float else node
+        if isinstance(node, exp.GroupConcat):
+            return _without_a_comma(node)
         if isinstance(node, exp.Div | exp.Mod) and not _is_other_than_zero(node.expression):
             name = "sixfold_quotient" if isinstance(node, exp.Div) else "sixfold_remainder"
             return exp.Anonymous(this=name, expressions=[node.this, node.expression])
@@ -79,6 +85,25 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
     return root
 
 
+def _is_literal(node: Any) -> bool:
+    while isinstance(node, exp.Paren | exp.Neg):
+        node = node.this
+    return isinstance(node, exp.Literal)
+
+
+def _without_a_comma(node: exp.GroupConcat) -> exp.Expr:
+    """SQLite takes DISTINCT with one argument only, and a comma between the values then."""
+    inner = node.this.this if isinstance(node.this, exp.Order) else node.this
+    if not isinstance(inner, exp.Distinct):
+        return node
+    separator = node.args.get("separator")
+    if not (isinstance(separator, exp.Literal) and separator.name == ","):
+        raise SqlError("0A000", "string_agg(DISTINCT ...) with a separator other than ',' is not supported")
+    if inner is not node.this:
+        raise SqlError("0A000", "string_agg(DISTINCT ... ORDER BY ...) is not supported")
+    return exp.Anonymous(this="group_concat", expressions=[inner])
+
+
 def _as_branch(node: exp.Subquery) -> exp.Expr:
     """SQLite has no parentheses around a branch of UNION, which may have an order and a limit of its own in them."""
     inside: exp.Expr = node.this
@@ -94,6 +119,12 @@ def _as_branch(node: exp.Subquery) -> exp.Expr:
 def _as_cast(node: exp.Cast, tables: dict[str, TableInfo]) -> exp.Expr:
     """SQLite's own would make a number of whatever begins like one, and 0 of the rest."""
     oid = oid_of_type(node.to)
+    if oid in INTEGERS and _is_literal(node.this) and oid_of(node.this, tables) in FLOATS:
+        # A numeric to PostgreSQL, which is rounded away from zero; floats are rounded to even.
+        rounded = Decimal(node.this.sql().replace("(", "").replace(")", "")).quantize(
+            Decimal(1), ROUND_HALF_UP
+        )
+        return exp.Anonymous(this=INTEGER_CASTS[oid], expressions=[exp.Literal.number(int(rounded))])
     if oid in TEXTS:
         return _cut(node, _as_text(node.this, tables))
     if oid in FLOATS:

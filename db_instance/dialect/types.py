@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final
 
+from db_instance.dialect import json_text
+
 BOOL, BYTEA, NAME, INT8, INT2, INT4, TEXT, OID = 16, 17, 19, 20, 21, 23, 25, 26
 JSON, FLOAT4, FLOAT8, UNKNOWN = 114, 700, 701, 705
 BPCHAR, VARCHAR, DATE, TIME, TIMESTAMP, TIMESTAMPTZ = 1042, 1043, 1082, 1083, 1114, 1184
@@ -284,6 +286,8 @@ _FROM_TEXT: Final[dict[int, Callable[[str], Any]]] = {
     TIME: lambda text: time.fromisoformat(text.strip()).isoformat(),
     TIMESTAMP: _timestamp,
     TIMESTAMPTZ: _timestamptz,
+    JSON: json_text.checked,
+    JSONB: json_text.canonical,
 }
 
 _FROM_BINARY: Final[dict[int, Callable[[bytes], Any]]] = {
@@ -300,7 +304,8 @@ _FROM_BINARY: Final[dict[int, Callable[[bytes], Any]]] = {
     TIME: lambda data: (_EPOCH + timedelta(microseconds=_INT8.unpack(data)[0])).time().isoformat(),
     TIMESTAMP: lambda data: (_EPOCH + timedelta(microseconds=_INT8.unpack(data)[0])).isoformat(" "),
     TIMESTAMPTZ: lambda data: (_EPOCH + timedelta(microseconds=_INT8.unpack(data)[0])).isoformat(" ") + "+00",
-    JSONB: lambda data: decode_utf8(data[1:]),
+    JSON: lambda data: json_text.checked(decode_utf8(data)),
+    JSONB: lambda data: json_text.canonical(decode_utf8(data[1:])),
 }
 
 

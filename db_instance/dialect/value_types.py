@@ -13,7 +13,7 @@ from db_instance.dialect.assignments import pairs
 from db_instance.dialect.expression_types import FLOATS, NUMBERS, TEXTS, TIMES, oid_around, oid_of, results_of
 from db_instance.dialect.statement import Catalog, SqlError, TableInfo
 
-_READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID)) | NUMBERS | TIMES
+_READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID, types.JSON, types.JSONB)) | NUMBERS | TIMES
 
 PARAMS_MAX: Final = 32_766
 """Of one statement, as SQLite has it. Clients may send as many as the protocol counts."""
