@@ -22,6 +22,8 @@ BPCHAR, VARCHAR, DATE, TIME, TIMESTAMP, TIMESTAMPTZ = 1042, 1043, 1082, 1083, 11
 NUMERIC, UUID, VOID, JSONB = 1700, 2950, 2278, 3802
 
 INTEGERS: Final = frozenset((INT2, INT4, INT8))
+NOT_NUMBERS: Final = frozenset((BOOL, BYTEA, UUID, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, JSON, JSONB))
+"""Of which no number is a value."""
 
 SIZES: Final = {BOOL: 1, INT8: 8, INT2: 2, INT4: 4, OID: 4, FLOAT4: 4, FLOAT8: 8, DATE: 4, TIME: 8}
 """Bytes of the types of fixed size; -1 for others, in RowDescription."""

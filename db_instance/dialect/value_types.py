@@ -53,8 +53,8 @@ def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cat
             _cast(value, types.TEXT)
         if oid in types.INTEGERS and oid_of(value, tables) in FLOATS:
             _cast(value, oid)
-        if oid == types.BOOL and oid_of(value, tables) in NUMBERS:
-            told = f"column is of type boolean but expression is of type {types.PLAIN_NAMES[oid_of(value, tables)]}"
+        if oid in types.NOT_NUMBERS and (given := oid_of(value, tables)) in NUMBERS:
+            told = f"column is of type {types.type_name(oid)} but expression is of type {types.PLAIN_NAMES[given]}"
             raise SqlError("42804", told, hint="You will need to rewrite or cast the expression.")
         if (
             oid in _WIDER

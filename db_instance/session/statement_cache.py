@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
 
-from db_instance.dialect import Catalog, SqlError, Statement, translate
+from db_instance.dialect import Catalog, SqlError, Statement, translate, types
 from db_instance.dialect.lexer import string_value
 from db_instance.dialect.literals import (
     DIGITS_MAX,
@@ -78,6 +78,11 @@ class StatementCache:
         except SqlError:
             # The client knows nothing of our $1: what is wrong is told of its own text.
             return self.translate(sql, catalog), []
+        if any(
+            is_number and oid in types.NOT_NUMBERS
+            for is_number, oid in zip(shape.is_number, statement.param_types, strict=True)
+        ):
+            return self.translate(sql, catalog), []  # it is refused where it stands
         return statement, [
             int(value) if is_number else decoder(oid, 0)(value.encode())
             for value, is_number, oid in zip(

@@ -80,6 +80,21 @@ async def test_integers_have_their_range(sql: SqlServer) -> None:
         ]
 
 
+@pytest.mark.parametrize("declared", ["boolean", "date", "timestamptz", "uuid", "jsonb", "bytea"])
+async def test_a_number_is_no_value_of_other_types(sql: SqlServer, declared: str) -> None:
+    async with await sql.connect() as connection:
+        await connection.execute(f"create table t (v {declared}, n int)")
+        for statement in (
+            "insert into t (v) values (1)",
+            "insert into t values (1, 1)",
+            "update t set v = 7",
+        ):
+            with pytest.raises(errors.DatatypeMismatch):
+                await connection.execute(statement, prepare=False)
+        await connection.execute("insert into t values (null, 1)")
+        assert await rows(connection, "select v from t") == [(None,)]
+
+
 async def test_a_view_has_types_and_keeps_its_table(sql: SqlServer) -> None:
     async with await sql.connect() as connection:
         await connection.execute("create table t (n int, d date)")
