@@ -188,10 +188,16 @@ def sources_of(scope: exp.Expression) -> list[exp.Expression]:
 
 def _common_oid(nodes: list[Any], tables: dict[str, TableInfo]) -> int:
     """The type of what may be any of them; 0 if it is not clear."""
-    oids = {oid_of(each, tables) for each in nodes if not isinstance(each, exp.Null)}
+    oids = {oid_of(each, tables) for each in nodes if not _has_no_value(each)}
     if oids and oids <= NUMBERS:
         return max(oids, key=_width)
     return oids.pop() if len(oids) == 1 else 0
+
+
+def _has_no_value(node: Any) -> bool:
+    return isinstance(node, exp.Null) or (
+        isinstance(node, exp.Anonymous) and node.name.lower() == "sixfold_several_rows"
+    )
 
 
 def _width(oid: int) -> int:

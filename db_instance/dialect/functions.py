@@ -110,6 +110,10 @@ INTEGER_CASTS: Final = {
 }
 
 
+def _several_rows() -> None:
+    raise SqlError("21000", "more than one row returned by a subquery used as an expression")
+
+
 def _strict(function: Callable[..., Any]) -> Callable[..., Any]:
     """NULL in, NULL out, as nearly all of PostgreSQL's functions do."""
     return lambda *arguments: None if None in arguments else function(*arguments)
@@ -193,6 +197,7 @@ FUNCTIONS: Final[list[Function]] = [
     ("sixfold_float", 1, _strict(_float), True),
     ("sixfold_text", 1, _strict(_text), True),
     ("sixfold_round", 1, _strict(_round), True),
+    ("sixfold_several_rows", 0, _several_rows, False),
     ("sixfold_boolean_text", 1, _strict(_boolean_text), True),
     ("sixfold_time_text", 1, _strict(_time_text), True),
     *((name, 1, _strict(_read_as(oid)), True) for oid, name in READ_AS.items()),

@@ -16,6 +16,7 @@ from db_instance.dialect.assignments import complete_assignments
 from db_instance.dialect.column_names import keep_names, name_of, selects_of
 from db_instance.dialect.columns import spell_out
 from db_instance.dialect.expression_types import oid_in_all, oid_of, oid_of_type
+from db_instance.dialect.grouping import check_grouping
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.rewriting import rewritten
 from db_instance.dialect.statement import Catalog, Column, SqlError, Statement, TableInfo
@@ -44,6 +45,7 @@ def query(sql: str, catalog: Catalog) -> Statement:
             raise SqlError("0A000", f"{cte.this.key.upper()} in WITH is not supported")
     _refuse_row_numbers(tree, tables)
     spell_out(tree, tables)
+    check_grouping(tree, tables)
     refuse_other_arithmetic(tree, tables)
     complete_assignments(tree, catalog)
     cast_values(tree, tables, catalog)

@@ -10,6 +10,7 @@ from db_instance.dialect.changing import as_sqlite_changes
 from db_instance.dialect.distinct_on import first_of_each
 from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, TEXTS, oid_of, oid_of_type
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
+from db_instance.dialect.scalar_queries import refuse_several_rows
 from db_instance.dialect.statement import SqlError, TableInfo
 
 _OURS: Final[dict[Any, str]] = {
@@ -77,6 +78,7 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
             changed_root = select is root
             outer = first_of_each(select)
             root = outer if changed_root else root
+    refuse_several_rows(root, tables)
     # Children first: what is written otherwise may hold more of it.
     for node in reversed(list(root.walk())):
         changed = change(node)

@@ -126,7 +126,7 @@ def test_columns_are_called_as_postgresql_calls_them(expression: str, name: str)
         ("SELECT 'off'::boolean, ' on '::boolean, 2::boolean, 0::boolean", [(0, 1, 1, 0)]),
         ("SELECT '1.5'::float8, '-Infinity'::real, n::float8, s::text::float8 FROM t WHERE id = 3", [(1.5, float("-inf"), 3.0, None)]),
         ("SELECT 7 / n, -7 / n, 7 % n, -7 % n, 1 / f, '9' / n FROM t WHERE n = 2", [(3, -3, 1, -1, 0.5, 4)]),
-        ("SELECT f / 0, 0 / s::int, sum(n) / count(n) FROM t WHERE n = 3", [(None, None, 3)]),
+        ("SELECT f / 0, 0 / s::int FROM t WHERE n = 3", [(None, None)]),
         ("SELECT sum(n) / count(n), sum(f) / sum(n) FROM t WHERE n > 7", [(None, None)]),
         ("SELECT 9223372036854775807 / n, (-9223372036854775807 - 1) / n, 7 / n / n FROM t WHERE n = 1", [(2**63 - 1, -(2**63), 7)]),
         ("SELECT 1 /* ; */ -- comment", [(1,)]),
