@@ -43,7 +43,7 @@ async def serve(config: Config, stop: asyncio.Event) -> int:
     observer = Observer(agents, metadata, clock, config.replace_after_s)
     volumes = Volumes(metadata, agents, observer, clock)
     patience = Patience(unreachable_s=config.replace_after_s)
-    repairs = Repairs(metadata, agents, observer, clock, patience, volumes.is_asking, volumes.refusing)
+    repairs = Repairs(metadata, agents, observer, clock, patience, volumes.is_asking)
     registry = CollectorRegistry()
     gauges = Gauges(registry, metadata)
     supervisor = Supervisor(observer, volumes, repairs, local, gauges, segment_size, clock, dice)

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from control_plane.agents import Agents
 from control_plane.cluster.health import GONE_AFTER_S, NodeHealth, answers, node_facts, node_health
 from control_plane.cluster.model import InstanceReport, NodeId, NodeReport, is_of_the_disk
+from control_plane.cluster.refusals import Refusals
 from control_plane.cluster.status import Seen
 from control_plane.metadata.interface import Metadata
 from runtime.clock import Clock
@@ -33,6 +34,7 @@ class Observer:
         self._clock = clock
         self._nodes: dict[NodeId, tuple[NodeReport, float]] = {}
         self._instances: dict[str, tuple[InstanceReport, float]] = {}
+        self._refusals = Refusals()
         self._asked_since_s: dict[NodeId, float] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         """The question to each process that waits for its answer; never two to the same."""
@@ -59,6 +61,7 @@ class Observer:
         except (VolumeError, DecodeError):
             return  # its last answer stays and grows old: that is how a silence shows
         self._nodes[id] = (report, self._clock.monotonic())
+        self._refusals.look(id, report, self._clock.monotonic())
 
     async def _ask_instance(self, id: str, address: str) -> None:
         try:
@@ -100,6 +103,17 @@ class Observer:
             if report.failed or any(is_of_the_disk(each.state) for each in report.segments)
         }
         return self.answering() - failed
+
+    def note_refusal(self, node: NodeId) -> None:
+        """Its disk could not have a segment made."""
+        self._refusals.note(node, self._clock.monotonic())
+
+    def forget_refusal(self, node: NodeId) -> None:
+        self._refusals.forget(node)
+
+    def refusing(self) -> frozenset[NodeId]:
+        """Nodes that nothing is placed on, for they lately had no room for it."""
+        return self._refusals.current(self._clock.monotonic())
 
     async def close(self) -> None:
         for task in self._asking.values():

@@ -26,10 +26,9 @@ from control_plane.cluster.membership import (
     fence_of,
     plan_membership,
 )
-from control_plane.cluster.model import Group, Member, Node, NodeId, SegmentReport, Volume, lacks_room
+from control_plane.cluster.model import Group, Member, Node, NodeId, SegmentReport, Volume
 from control_plane.metadata.interface import Metadata
 from control_plane.observer import Observer
-from control_plane.volumes import REFUSED_S
 from runtime.clock import Clock
 from runtime.events import get_logger
 from volume.errors import VolumeError
@@ -53,21 +52,17 @@ class Repairs:
         clock: Clock,
         patience: Patience,
         is_asking: Callable[[VolumeId, GroupId, NodeId], bool],
-        refusing: Callable[[], Collection[NodeId]],
     ) -> None:
-        """`is_asking`: is the node being asked to make a segment of that group? `refusing`: whose disk has none made."""
+        """`is_asking`: is the node being asked to make a segment of that group?"""
         self._metadata = metadata
         self._agents = agents
         self._observer = observer
         self._clock = clock
         self._patience = patience
         self._is_asking = is_asking
-        self._refusing = refusing
         self._watching_since_s = self._acted_s = clock.monotonic()
         self._bad_since_s: dict[Key, float] = {}
         self._fences: dict[tuple[VolumeId, GroupId], Fence] = {}
-        self._full_s: dict[NodeId, float] = {}
-        """When a node last said that its disk has no room to fill a segment."""
 
     async def act(self) -> None:
         """One round. What cannot be done now is found again by the next one."""
@@ -95,13 +90,7 @@ class Repairs:
         }
         self._note_bad(volumes, reports, now)
         unfit = [node.id for node in nodes if node.id not in seen or seen[node.id].report.failed]
-        self._full_s |= dict.fromkeys(
-            (key[2] for key, each in reports.items() if lacks_room(each.state)), now
-        )
-        refusing = {
-            *self._refusing(),
-            *(id for id, when_s in self._full_s.items() if now - when_s < REFUSED_S),
-        }
+        refusing = self._observer.refusing()
         return Facts(now, nodes, silent_s, reports, self._bad_since_s, self._fences, unfit, refusing)
 
     def _silent_s(self, ago_s: float | None, now: float) -> float:
@@ -134,7 +123,7 @@ class Repairs:
         """Will a segment that is missing be there as soon as its node has been asked for it?"""
         if self._is_asking(*key):
             return True
-        return group.may_be_made(member) and (member.filling or member.node not in self._refusing())
+        return group.may_be_made(member) and (member.filling or member.node not in self._observer.refusing())
 
     async def _note_created(self, volumes: Sequence[Volume], facts: Facts) -> bool:
         """A segment with a vote whose making nobody heard of is there, says its node. Was there any?"""

@@ -29,9 +29,6 @@ FIRST_NODES_S: Final = 10.0
 """How long after its start the control plane waits for six nodes to answer before it makes the first group: with
 fewer it begins with copies missing, which are filled later as lost ones are."""
 
-REFUSED_S: Final = 300.0
-"""For so long nothing is placed on a node whose disk had no segment made: it may be full, and empty later."""
-
 CREATE_AT_ONCE_MAX: Final = 64
 """Segments that the supervisor asks for in one round; a node that was away long may lack hundreds."""
 
@@ -44,8 +41,6 @@ class Volumes:
         self._clock = clock
         self._leases: dict[VolumeId, float] = {}
         self._started_s = clock.monotonic()
-        self._refused_s: dict[NodeId, float] = {}
-        """When a node last said that its disk cannot have a segment made."""
         self._creating: dict[tuple[VolumeId, GroupId, Member], asyncio.Task[bool]] = {}
 
     async def open(self, name: str, instance: str, expected: Epoch) -> Volume:
@@ -107,17 +102,12 @@ class Volumes:
         """Is the node being asked for a segment of this group? Then it may have it at any moment."""
         return any((volume, group, node) == (v, g, member.node) for v, g, member in self._creating)
 
-    def refusing(self) -> frozenset[NodeId]:
-        """Nodes that have lately been asked for a segment, and whose disk does not have it made."""
-        since_s = self._clock.monotonic() - REFUSED_S
-        return frozenset(node for node, when_s in self._refused_s.items() if when_s > since_s)
-
     async def _place(self, volume: Volume, group: GroupId, born_lsn: Lsn) -> None:
         load: dict[NodeId, int] = {}
         for other in await self._metadata.volumes():
             for member in (member for each in other.groups for member in each.members):
                 load[member.node] = load.get(member.node, 0) + 1
-        members = place(await self._metadata.nodes(), load, self._observer.fit() - self.refusing())
+        members = place(await self._metadata.nodes(), load, self._observer.fit() - self._observer.refusing())
         await self._metadata.add_group(volume.name, group, born_lsn, members)
         events.info(
             "group.placed", volume=volume.name, group=group, nodes=" ".join(member.node for member in members)
@@ -178,7 +168,7 @@ class Volumes:
             await self._metadata.mark_created(volume.name, group.id, member.slot, member.node)
         except VolumeError as error:
             if isinstance(error, SegmentFailed):
-                self._refused_s[member.node] = self._clock.monotonic()
+                self._observer.note_refusal(member.node)
             events.warning(
                 "segment.not_created",
                 node=member.node,
@@ -187,6 +177,6 @@ class Volumes:
                 reason=f"{type(error).__name__}: {error}",
             )
             return False
-        self._refused_s.pop(member.node, None)
+        self._observer.forget_refusal(member.node)
         events.info("segment.created", node=member.node, group=group.id, slot=member.slot)
         return True

@@ -71,7 +71,7 @@ class Control:
         agents = Agents(host)
         observer = Observer(agents, metadata, clock)
         volumes = Volumes(metadata, agents, observer, clock)
-        repairs = Repairs(metadata, agents, observer, clock, _PATIENCE, volumes.is_asking, volumes.refusing)
+        repairs = Repairs(metadata, agents, observer, clock, _PATIENCE, volumes.is_asking)
         gauges = Gauges(CollectorRegistry(), metadata)
         supervisor = Supervisor(
             observer, volumes, repairs, None, gauges, self._segment_size, clock, self._dice

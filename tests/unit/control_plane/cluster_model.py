@@ -18,6 +18,7 @@ from control_plane.cluster.membership import Begin, Facts, Finish, Patience, Rev
 from control_plane.cluster.model import Group, Member, Node, NodeId, NodeReport, SegmentReport, Volume
 from control_plane.cluster.placement import place
 from control_plane.cluster.reconcile import plan_segments
+from control_plane.cluster.refusals import Refusals
 from control_plane.cluster.status import Seen
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.repairs import Repairs
@@ -109,7 +110,7 @@ class Machine:
                 replace(each, state=FILLING_WITHOUT_ROOM) if each.state == "filling" else each
                 for each in reports
             ]
-        return NodeReport(tuple(reports), 1 << 30)
+        return NodeReport(tuple(reports), 0 if self.full or self.cramped else 1 << 30)
 
 
 def _report(group: GroupId, segment: Segment) -> SegmentReport:
@@ -211,8 +212,7 @@ class Cluster:
         self.hidden_from_control: set[NodeId] = set()
         self.hidden_from: dict[int, set[NodeId]] = {}
         """By the epoch of a writer: nodes that it does not reach."""
-        self.refusing: set[NodeId] = set()
-        """What control_plane/volumes.py notes: nodes whose disk had no segment made."""
+        self._refusals = Refusals()
         self.openings: list[Opening] = []
         self.unheard: Collection[str] = ()
         self.late: list[tuple[str, Any]] = []
@@ -258,6 +258,7 @@ class Cluster:
         for machine in self.machines.values():
             if machine.up and machine.node.id not in self.hidden_from_control:
                 machine.seen = machine.report(), self.now_s
+                self._refusals.look(machine.node.id, machine.report(), self.now_s)
 
     def _loses(self) -> bool:
         return self.dice.random() < self.unreliable
@@ -306,7 +307,7 @@ class Cluster:
             except (PeerUnavailable, DeadlineExceeded, StaleMembership):
                 continue
             except SegmentFailed:
-                self.refusing.add(member.node)
+                self._refusals.note(member.node, self.now_s)
                 continue
             await self.metadata.mark_created("main", group.id, member.slot, member.node)
 
@@ -345,9 +346,11 @@ class Cluster:
 
     def _repairs(self) -> Repairs:
         itself = cast(Any, self)
-        return Repairs(
-            self.metadata, itself, itself, itself, PATIENCE, lambda *_: False, lambda: self.refusing
-        )
+        return Repairs(self.metadata, itself, itself, itself, PATIENCE, lambda *_: False)
+
+    def refusing(self) -> frozenset[NodeId]:
+        """What control_plane/observer.py says."""
+        return self._refusals.current(self.now_s)
 
     def planned(self, volumes: Any, facts: Facts, patience: Patience) -> list[Step]:
         """In place of `plan_membership`: the plan is looked at, and its steps come in any order, if they come."""

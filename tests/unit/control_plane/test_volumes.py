@@ -10,7 +10,7 @@ from control_plane.agents import CREATE_SEGMENT, INSTANCE_STATUS, NODE_STATUS, A
 from control_plane.cluster.model import Member, Node, NodeId, Reason
 from control_plane.metadata.embedded import EmbeddedMetadata
 from control_plane.observer import Observer
-from control_plane.volumes import FIRST_NODES_S, REFUSED_S, Volumes
+from control_plane.volumes import FIRST_NODES_S, Volumes
 from proto import storage_pb2
 from runtime.clock import RealClock
 from runtime.transport import Handlers, Server, Stream
@@ -205,7 +205,7 @@ async def test_a_volume_grows_where_disks_are_well(cluster: Cluster, known: bool
         await cluster.metadata.begin_change("main", GroupId(0), Epoch(2), 2, NodeId("t2"), Reason.REPAIR)
         await cluster.metadata.begin_change("main", GroupId(0), Epoch(3), 4, NodeId("t3"), Reason.REPAIR)
         await cluster.volumes.create_missing()
-        assert cluster.volumes.refusing() == {"t1", "t2", "t3"}
+        assert cluster.observer.refusing() == {"t1", "t2", "t3"}
         for slot in (0, 2, 4):
             await cluster.metadata.end_change("main", GroupId(0), Epoch(4 + slot // 2), slot, keep_new=False)
     await cluster.volumes.add_group("main", GroupId(1), Epoch(1), Lsn(50))
@@ -213,12 +213,12 @@ async def test_a_volume_grows_where_disks_are_well(cluster: Cluster, known: bool
     assert (await cluster.volumes.open("main", "w1", Epoch(1))).epoch == 2
 
 
-async def test_a_node_that_could_not_make_a_segment_is_asked_again_later(cluster: Cluster) -> None:
+async def test_a_node_that_could_not_make_a_segment_is_noted(
+    cluster: Cluster,
+) -> None:
     cluster.storage.full = {"h:5"}
     await cluster.begin()
-    assert (await created(cluster), cluster.volumes.refusing()) == ([5], {"s6"})
-    cluster.clock.at_s += REFUSED_S
-    assert cluster.volumes.refusing() == set()
+    assert (await created(cluster), cluster.observer.refusing()) == ([5], {"s6"})
 
 
 async def test_only_the_newest_writer_may_add_a_group(cluster: Cluster) -> None:
