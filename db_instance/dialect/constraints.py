@@ -8,12 +8,12 @@ from db_instance.dialect.lexer import Token, tokens, unquote
 from db_instance.dialect.queries import expression
 from db_instance.dialect.statement import Catalog, SqlError, TableInfo
 
-OF_TABLES: Final = frozenset(("primary", "unique", "check", "foreign", "constraint", "exclude", "like"))
+_OF_TABLES: Final = frozenset(("primary", "unique", "check", "foreign", "constraint", "exclude", "like"))
 """Words that begin what is no column among a table's definitions."""
 
 
 def is_column(item: list[Token]) -> bool:
-    return item[0].kind != "word" or item[0].text.lower() not in OF_TABLES
+    return item[0].kind != "word" or item[0].text.lower() not in _OF_TABLES
 
 
 def with_expressions(items: list[list[Token]], info: TableInfo) -> list[list[Token]]:

@@ -1,5 +1,6 @@
 """The tree of a statement of PostgreSQL's as SQLite is to read it, where sqlglot's generator does not know it."""
 
+from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.scalar_queries import refuse_several_rows
 from db_instance.dialect.statement import SqlError, TableInfo
 
+Tables = dict[str, TableInfo]
+
 _OURS: Final[dict[Any, str]] = {
     exp.CurrentTimestamp: "sixfold_now",
     exp.Uuid: "gen_random_uuid",
@@ -24,52 +27,8 @@ _OURS: Final[dict[Any, str]] = {
 """Functions that the generator would call by SQLite's names, or answer itself (dialect/functions.py)."""
 
 
-def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Expression:
+def rewritten(tree: exp.Expression, tables: Tables) -> exp.Expression:
     """What SQLite writes otherwise, where the generator does not know it."""
-
-    def change(node: exp.Expr) -> exp.Expr:
-        if isinstance(node, exp.Parameter):
-            return exp.Var(this=f"?{node.name}")
-        if type(node) in _OURS:
-            return exp.Anonymous(this=_OURS[type(node)])
-        if isinstance(node, exp.ILike):
-            # SQLite's LIKE is told to tell a from A, as PostgreSQL's does.
-            like = exp.Like(
-                this=exp.Lower(this=node.this),
-                expression=exp.Lower(this=node.expression),
-                negate=node.args.get("negate"),
-            )
-            return _escaped(like, node)
-        if isinstance(node, exp.Like):
-            return _escaped(node, node)
-        if isinstance(node, exp.Substring) and not _is_within(node):
-            # SQLite counts from the end where it begins before the text, and backwards where its length is negative.
-            parts = [node.this, node.args.get("start") or exp.Literal.number(1), node.args.get("length")]
-            return exp.Anonymous(
-                this="sixfold_substring", expressions=[each for each in parts if each is not None]
-            )
-        if isinstance(node, exp.Subquery) and isinstance(node.parent, exp.SetOperation):
-            return _as_branch(node)
-        if isinstance(node, exp.DPipe):
-            if types.BYTEA in (oid_of(node.this, tables), oid_of(node.expression, tables)):
-                raise SqlError("0A000", "|| of bytea is not supported")
-            return exp.DPipe(
-                this=_as_text(node.this, tables),
-                expression=_as_text(node.expression, tables),
-                safe=node.args.get("safe"),
-            )
-        if isinstance(node, exp.Cast):
-            return _as_cast(node, tables)
-        if isinstance(node, exp.Round) and node.args.get("decimals") is None:
-            is_float = oid_of(node.this, tables) in FLOATS and not _is_literal(node.this)
-            return exp.Anonymous(this="sixfold_round", expressions=[node.this]) if is_float else node
-        if isinstance(node, exp.GroupConcat):
-            return _without_a_comma(node)
-        if isinstance(node, exp.Div | exp.Mod) and not _is_other_than_zero(node.expression):
-            name = "sixfold_quotient" if isinstance(node, exp.Div) else "sixfold_remainder"
-            return exp.Anonymous(this=name, expressions=[node.this, node.expression])
-        return node
-
     root = tree.copy()
     as_sqlite_changes(root)
     for select in list(root.find_all(exp.Select)):
@@ -81,10 +40,63 @@ def rewritten(tree: exp.Expression, tables: dict[str, TableInfo]) -> exp.Express
     refuse_several_rows(root, tables)
     # Children first: what is written otherwise may hold more of it.
     for node in reversed(list(root.walk())):
-        changed = change(node)
+        change = _CHANGES.get(type(node))
+        changed = change(node, tables) if change is not None else node
         if changed is not node:
             node.replace(changed)
     return root
+
+
+def _parameter(node: Any, _: Tables) -> exp.Expr:
+    return exp.Var(this=f"?{node.name}")
+
+
+def _ours(node: Any, _: Tables) -> exp.Expr:
+    return exp.Anonymous(this=_OURS[type(node)])
+
+
+def _like(node: Any, _: Tables) -> exp.Expr:
+    return _escaped(node, node)
+
+
+def _ilike(node: Any, _: Tables) -> exp.Expr:
+    """SQLite's LIKE is told to tell a from A, as PostgreSQL's does."""
+    like = exp.Like(
+        this=exp.Lower(this=node.this),
+        expression=exp.Lower(this=node.expression),
+        negate=node.args.get("negate"),
+    )
+    return _escaped(like, node)
+
+
+def _substring(node: Any, _: Tables) -> Any:
+    """SQLite counts from the end where it begins before the text, and backwards where its length is negative."""
+    if _is_within(node):
+        return node
+    parts = [node.this, node.args.get("start") or exp.Literal.number(1), node.args.get("length")]
+    return exp.Anonymous(this="sixfold_substring", expressions=[each for each in parts if each is not None])
+
+
+def _concatenation(node: Any, tables: Tables) -> exp.Expr:
+    if types.BYTEA in (oid_of(node.this, tables), oid_of(node.expression, tables)):
+        raise SqlError("0A000", "|| of bytea is not supported")
+    left, right = _as_text(node.this, tables), _as_text(node.expression, tables)
+    return exp.DPipe(this=left, expression=right, safe=node.args.get("safe"))
+
+
+def _round(node: Any, tables: Tables) -> Any:
+    """Floats are rounded half to even; numerics, of which literals are some, away from zero, as SQLite does."""
+    is_float = oid_of(node.this, tables) in FLOATS and not _is_literal(node.this)
+    if not is_float or node.args.get("decimals") is not None:
+        return node
+    return exp.Anonymous(this="sixfold_round", expressions=[node.this])
+
+
+def _division(node: Any, _: Tables) -> Any:
+    if _is_other_than_zero(node.expression):
+        return node
+    name = "sixfold_quotient" if isinstance(node, exp.Div) else "sixfold_remainder"
+    return exp.Anonymous(this=name, expressions=[node.this, node.expression])
 
 
 def _is_literal(node: Any) -> bool:
@@ -93,7 +105,14 @@ def _is_literal(node: Any) -> bool:
     return isinstance(node, exp.Literal)
 
 
-def _without_a_comma(node: exp.GroupConcat) -> exp.Expr:
+def _value_of(literal: Any) -> Decimal:
+    if isinstance(literal, exp.Paren | exp.Neg):
+        inner = _value_of(literal.this)
+        return -inner if isinstance(literal, exp.Neg) else inner
+    return Decimal(literal.name)
+
+
+def _without_a_comma(node: exp.GroupConcat, _: Tables) -> exp.Expr:
     """SQLite takes DISTINCT with one argument only, and a comma between the values then."""
     inner = node.this.this if isinstance(node.this, exp.Order) else node.this
     if not isinstance(inner, exp.Distinct):
@@ -106,8 +125,10 @@ def _without_a_comma(node: exp.GroupConcat) -> exp.Expr:
     return exp.Anonymous(this="group_concat", expressions=[inner])
 
 
-def _as_branch(node: exp.Subquery) -> exp.Expr:
+def _as_branch(node: exp.Subquery, _: Tables) -> exp.Expr:
     """SQLite has no parentheses around a branch of UNION, which may have an order and a limit of its own in them."""
+    if not isinstance(node.parent, exp.SetOperation):
+        return node
     inside: exp.Expr = node.this
     is_plain = isinstance(inside, exp.Select) and not any(
         inside.args.get(each) for each in ("order", "limit", "offset", "with_")
@@ -118,14 +139,12 @@ def _as_branch(node: exp.Subquery) -> exp.Expr:
     return exp.Select(expressions=[exp.Star()], from_=exp.From(this=node.copy()))
 
 
-def _as_cast(node: exp.Cast, tables: dict[str, TableInfo]) -> exp.Expr:
+def _as_cast(node: exp.Cast, tables: Tables) -> exp.Expr:
     """SQLite's own would make a number of whatever begins like one, and 0 of the rest."""
     oid = oid_of_type(node.to)
     if oid in INTEGERS and _is_literal(node.this) and oid_of(node.this, tables) in FLOATS:
         # A numeric to PostgreSQL, which is rounded away from zero; floats are rounded to even.
-        rounded = Decimal(node.this.sql().replace("(", "").replace(")", "")).quantize(
-            Decimal(1), ROUND_HALF_UP
-        )
+        rounded = _value_of(node.this).quantize(Decimal(1), ROUND_HALF_UP)
         return exp.Anonymous(this=INTEGER_CASTS[oid], expressions=[exp.Literal.number(int(rounded))])
     if oid in TEXTS:
         return _cut(node, _as_text(node.this, tables))
@@ -136,7 +155,7 @@ def _as_cast(node: exp.Cast, tables: dict[str, TableInfo]) -> exp.Expr:
     return exp.Anonymous(this=name, expressions=[node.this]) if name else node
 
 
-def _as_text(node: exp.Expr, tables: dict[str, TableInfo]) -> exp.Expr:
+def _as_text(node: exp.Expr, tables: Tables) -> exp.Expr:
     """What becomes text: a boolean and a float in PostgreSQL's words, arithmetic before it, as || is last there."""
     oid = oid_of(node, tables)
     if oid == types.BOOL:
@@ -185,3 +204,20 @@ def _is_other_than_zero(node: Any) -> bool:
     while isinstance(node, exp.Paren | exp.Neg):
         node = node.this
     return isinstance(node, exp.Literal) and not node.is_string and float(node.this) != 0
+
+
+_CHANGES: Final[dict[Any, Callable[[Any, Tables], exp.Expr]]] = {
+    **dict.fromkeys(_OURS, _ours),
+    exp.Cast: _as_cast,
+    exp.DPipe: _concatenation,
+    exp.Div: _division,
+    exp.GroupConcat: _without_a_comma,
+    exp.ILike: _ilike,
+    exp.Like: _like,
+    exp.Mod: _division,
+    exp.Parameter: _parameter,
+    exp.Round: _round,
+    exp.Subquery: _as_branch,
+    exp.Substring: _substring,
+}
+"""By the class of a node: what takes its place, or the node itself."""
