@@ -54,8 +54,10 @@ def read_schema(connection: apsw.Connection) -> Schema:
             found = _rows(
                 connection, "SELECT name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(?)", name
             )
-        except apsw.SQLError:  # a view of what is no longer there
-            continue
+        except apsw.SQLError:
+            if name not in views:
+                raise
+            continue  # it reads what is no longer there
         rows = [row for row in found if not row[4]]
         key = tuple(row[0] for row in sorted(rows, key=lambda row: row[3]) if row[3])
         oids = column_oids(views[name], schema) if name in views else ()
