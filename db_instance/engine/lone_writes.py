@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
+from db_instance.dialect.statement import Catalog
 from db_instance.engine.write_lock import LockTimeout
 from volume.ids import Lsn
 
@@ -43,9 +44,13 @@ class RunAlone(Exception):
 class LoneWrite:
     """One statement without rows, and what becomes of it."""
 
-    def __init__(self, sql: str, params: Sequence[Any], lock_timeout_s: float | None) -> None:
+    def __init__(
+        self, sql: str, params: Sequence[Any], lock_timeout_s: float | None, catalog: Catalog | None
+    ) -> None:
         self.sql = sql
         self.params = params
+        self.catalog = catalog
+        """The schema that it was translated for; None: it is for any."""
         self.started = False
         """From now on it cannot be taken back."""
         self.changed = 0
@@ -78,8 +83,14 @@ class LoneWrites:
         """Is there a round on its way, or are others likely to come?"""
         return bool(self._waiting) or self._engine.pages.driver.has_round or self._sizes[0] > 1
 
-    def add(self, sql: str, params: Sequence[Any], lock_timeout_s: float | None) -> LoneWrite:
-        write = LoneWrite(sql, params, lock_timeout_s)
+    def add(
+        self,
+        sql: str,
+        params: Sequence[Any],
+        lock_timeout_s: float | None,
+        catalog: Catalog | None = None,
+    ) -> LoneWrite:
+        write = LoneWrite(sql, params, lock_timeout_s, catalog)
         self._waiting.append(write)
         if len(self._waiting) >= self._expected:
             self._complete.set()
@@ -119,6 +130,8 @@ class LoneWrites:
         except Exception as error:
             _tell(writes, error)
             return
+        catalog = self._engine.catalog
+        _tell([each for each in writes if each.catalog not in (None, catalog)], RunAlone())
         try:
             lsn = await self._engine.run_all_and_commit(lease, writes)
         except BaseException as error:

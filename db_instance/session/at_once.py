@@ -7,7 +7,8 @@ no message, portal or coroutine is made for it. Whatever is unusual goes the lon
 extended.py), which does the same in more steps, and from which this learns what comes again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -55,6 +56,9 @@ class Begun:
     params: list[Any]
     call: Outcome | Waiting | None
     """None: it has not begun, since it commits, or needs the write lock, or a connection."""
+    packet: bytes
+    catalog: Catalog | None
+    """The schema that it was translated for."""
 
 
 class AtOnce:
@@ -93,7 +97,7 @@ class AtOnce:
             params = pattern.values(packet, end, decoders)
         except _WRONG_VALUE:
             return None  # the long way tells what is wrong
-        return None if params is None else self._answer(known, params)
+        return None if params is None else self._answer(known, params, packet)
 
     def _answer_text(self, packet: bytes) -> bytes | Begun | None:
         if not self._is_plain or int.from_bytes(packet[1:5], "big") != len(packet) - 1:
@@ -107,7 +111,7 @@ class AtOnce:
         if found is None:
             return None
         self._prepared.pop("", None)
-        return self._answer(*found)
+        return self._answer(*found, packet)
 
     def learn_text(self, sql: str, statement: Statement, catalog: Catalog) -> None:
         """The text was one statement, translated for this schema, and has run: it is likely to come again."""
@@ -120,36 +124,39 @@ class AtOnce:
         """Nothing is open or has failed that a statement would have to do with."""
         return not self._portals and self._transaction.status != b"E"
 
-    def _answer(self, known: Known, params: list[Any]) -> bytes | Begun | None:
+    def _answer(self, known: Known, params: list[Any], packet: bytes) -> bytes | Begun | None:
         transaction, reads = self._transaction, known.writer is not None
+        catalog = transaction.known_catalog
         if known.statement.kind == "begin":
             if transaction.begun:
                 return None
             transaction.begin(transaction.defaults())
             return known.bound + known.head + backend.ready_for_query(transaction.status)
         if known.statement.kind == "commit":
-            return Begun(known, params, None) if transaction.in_block else None
+            return Begun(known, params, None, packet, catalog) if transaction.in_block else None
         if not transaction.runs_plainly(reads=reads):
             return None
         if not transaction.is_ready(reads=reads):
-            return Begun(known, params, None)
+            return Begun(known, params, None, packet, catalog)
         call = transaction.begin_now(known.statement.sql, params, reads=reads)
         if type(call) is not Outcome or call.error is not None or type(call.value) is Cursor:
-            return Begun(known, params, call)
+            return Begun(known, params, call, packet, catalog)
         try:
             told = known.bound + _answer_of(known, call.value)
         except _WRONG_VALUE:
-            return Begun(known, params, call)  # a value that its column's type cannot tell: `finish` says so
+            # A value that its column's type cannot tell: `finish` says so.
+            return Begun(known, params, call, packet, catalog)
         transaction.end_now()
         return told + backend.ready_for_query(transaction.status)
 
-    async def finish(self, begun: Begun) -> None:
-        """Write the answer of what `answer` began, but for the word that the next request may come."""
+    async def finish(self, begun: Begun) -> bool:
+        """Write the answer of what `answer` began, but for the word that the next request may come. False, and
+        nothing has happened, if it has to go the long way."""
+        if begun.call is None:
+            return await self._run(begun.known, begun.params, begun.catalog)
         self._execution.channel.write(begun.known.bound)
-        if begun.call is not None:
-            await self._write(begun.known, await parking.finish(begun.call))
-            return
-        await self._run(begun.known, begun.params)
+        await self._write(begun.known, await parking.finish(begun.call))
+        return True
 
     async def run(self, message: RunPrepared) -> bool:
         """The same for a message. False, and nothing has happened, if it has to go the long way."""
@@ -163,8 +170,8 @@ class AtOnce:
         params = prepared.decode(bind.params, bind.param_formats)
         if not self._may_run(known):
             return False
-        self._execution.channel.write(known.bound)
-        await self._run(known, params)
+        if not await self._run(known, params, prepared.catalog):
+            return False
         # The client is likely to send it again, with other values.
         prepared.repeated = BindPattern(message), prepared.decoders(bind.param_formats), known
         return True
@@ -177,21 +184,44 @@ class AtOnce:
             return transaction.in_block
         return transaction.runs_plainly(reads=known.writer is not None)
 
-    async def _run(self, known: Known, params: list[Any]) -> None:
-        transaction, reads = self._transaction, known.writer is not None
-        if known.statement.kind == "begin":
+    async def _run(self, known: Known, params: list[Any], catalog: Catalog | None) -> bool:
+        """False, and nothing has happened or been answered: it writes, and while it stood in line for the write lock
+        the schema has become another than `catalog`, for which it was translated."""
+        transaction, statement = self._transaction, known.statement
+        write = self._execution.channel.write
+        if statement.kind == "begin":
+            write(known.bound)
             transaction.begin(transaction.defaults())
-            self._execution.channel.write(known.head)
-        elif known.statement.kind == "commit":
+            write(known.head)
+        elif statement.kind == "commit":
+            write(known.bound)
             await transaction.commit()
-            self._execution.channel.write(known.head)
-        elif not reads and not transaction.in_block:
-            changed = await transaction.write_of_its_own(known.statement.sql, params)
-            self._execution.channel.write(_answer_of(known, changed))
+            write(known.head)
+        elif known.writer is None and not transaction.in_block:
+            with self._bound_if_it_fails(known):
+                changed = await transaction.write_of_its_own(statement.sql, params, catalog)
+            if changed is None:
+                return False
+            write(known.bound + _answer_of(known, changed))
         else:
-            await transaction.get_ready(reads=reads)
-            call = transaction.begin_now(known.statement.sql, params, reads=reads)
+            reads = known.writer is not None
+            with self._bound_if_it_fails(known):
+                await transaction.get_ready(reads=reads)
+            if not reads and transaction.known_catalog is not catalog:
+                return False
+            write(known.bound)
+            call = transaction.begin_now(statement.sql, params, reads=reads)
             await self._write(known, await parking.finish(call))
+        return True
+
+    @contextmanager
+    def _bound_if_it_fails(self, known: Known) -> Iterator[None]:
+        """Its values were taken, whatever becomes of it."""
+        try:
+            yield
+        except BaseException:
+            self._execution.channel.write(known.bound)
+            raise
 
     async def _write(self, known: Known, value: Any) -> None:
         execution = self._execution

@@ -30,6 +30,10 @@ class Channel(Protocol):
         """Of what was just received only the Bind was taken: what follows is received again, message by message."""
         ...
 
+    def put_back(self, packet: bytes) -> None:
+        """What was handed over in the place of this packet has come to nothing: its messages are received after all."""
+        ...
+
     def write(self, data: bytes) -> None:
         """Say something; it is sent with what follows, at the latest when the session waits."""
         ...

@@ -55,12 +55,15 @@ class Execution:
         if self.transaction.status == b"E" and statement.kind not in _ALLOWED_IN_FAILED_BLOCK:
             raise SessionError("25P02", ABORTED)
 
-    async def hold_schema(self) -> None:
-        """Before a statement that changes the schema is translated for good: what it may do depends on the schema,
-        and while it stands in line for the write lock another one's commit may change that."""
+    async def hold_schema(self, statement: Statement) -> bool:
+        """Before a statement that writes is translated for good: what it means depends on the schema, and while it
+        stands in line for the write lock another one's commit may change that. False: it only reads."""
+        if statement.reads_only:
+            return False
         if not self.transaction.in_block:
             self.transaction.begin_implicit()
         await self.transaction.begin_writing()
+        return True
 
     async def prepare(self, name: str, sql: str, declared_types: tuple[int, ...]) -> Prepared:
         texts = split_statements(sql)

@@ -53,7 +53,9 @@ class ExtendedQueries:
             await self._execution.refresh(prepared)
         params = prepared.decode(message.params, message.param_formats)
         self._drop_portal(message.portal)
-        self.portals[message.portal] = Portal(message.portal, prepared, params, message.result_formats)
+        self.portals[message.portal] = Portal(
+            message.portal, prepared, message.params, message.param_formats, params, message.result_formats
+        )
         self._channel.write(backend.BIND_COMPLETE)
 
     async def describe(self, message: Describe) -> None:
@@ -118,10 +120,12 @@ class ExtendedQueries:
 
     async def _start(self, portal: Portal) -> None:
         prepared = portal.prepared
-        if prepared.statement.kind == "ddl":
-            self._execution.check_status(prepared.statement)
-            await self._execution.hold_schema()
+        self._execution.check_status(prepared.statement)
+        if await self._execution.hold_schema(prepared.statement):
+            bound_as = prepared.param_types()
             await self._execution.refresh(prepared)
+            if prepared.param_types() != bound_as:
+                portal.params = prepared.decode(portal.bound, portal.bound_formats)
         portal.running = await self._execution.start(prepared.statement, portal.params, prepared.columns)
 
     async def execute(self, message: Execute) -> None:

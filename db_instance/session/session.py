@@ -254,8 +254,10 @@ class Session:
         return self._at_once.answer(packet) if self._at_rest else None
 
     async def _finish(self, begun: Begun) -> None:
-        await self._at_once.finish(begun)
-        await self._sync()
+        if await self._at_once.finish(begun):
+            await self._sync()
+        else:
+            self._channel.put_back(begun.packet)
 
     async def _query(self, message: Query) -> None:
         timer = self._start_timer()
@@ -286,8 +288,8 @@ class Session:
         for index, text in enumerate(texts):
             catalog = await self._transaction.catalog()
             statement, values = await self._execution.translate_text(text)
-            if statement.kind == "ddl":
-                await self._execution.hold_schema()
+            if await self._execution.hold_schema(statement):
+                catalog = await self._transaction.catalog()
                 statement, values = await self._execution.translate_text(text)
             running = await self._execution.start(statement, values)
             await self._return_all(running)

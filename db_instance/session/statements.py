@@ -133,7 +133,11 @@ class Running:
 class Portal:
     name: str
     prepared: Prepared
+    bound: list[bytes | None]
+    """The parameters as they came, in these formats."""
+    bound_formats: tuple[int, ...]
     params: list[Any]
+    """The same, decoded."""
     formats: tuple[int, ...]
     running: Running | None = None
     told: Writer | None = None

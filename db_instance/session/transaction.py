@@ -205,14 +205,20 @@ class Transaction:
             self._give_back()
             self.has_run = False
 
-    async def write_of_its_own(self, sql: str, params: Sequence[Any]) -> int:
+    async def write_of_its_own(self, sql: str, params: Sequence[Any], catalog: Catalog | None) -> int | None:
         """A statement without rows as a whole transaction; how many rows it changed, once that is durable.
 
-        Raises as `write` and `commit` do.
+        None, and nothing has happened: `catalog`, for which it was translated, is no longer the schema when it
+        has the write lock. Raises as `write` and `commit` do.
         """
         assert not self.begun
         self._check_may_write()
-        changed, lsn = await self._joined_with_others(sql, params) or await self._run_alone(sql, params)
+        found = await self._joined_with_others(sql, params, catalog)
+        if found is None:
+            found = await self._run_alone(sql, params, catalog)
+        if found is None:
+            return None
+        changed, lsn = found
         if lsn:
             self._committing = True
             try:
@@ -221,12 +227,14 @@ class Transaction:
                 self._committing = False
         return changed
 
-    async def _joined_with_others(self, sql: str, params: Sequence[Any]) -> tuple[int, Lsn] | None:
+    async def _joined_with_others(
+        self, sql: str, params: Sequence[Any], catalog: Catalog | None
+    ) -> tuple[int, Lsn] | None:
         """Run and committed with others that come at the same time; None: it is to run alone."""
         others = self._engine.lone_writes
         if not others.gathering:
             return None
-        self._joined = others.add(sql, params, self._settings.seconds("lock_timeout"))
+        self._joined = others.add(sql, params, self._settings.seconds("lock_timeout"), catalog)
         try:
             return await self._joined.done
         except RunAlone:
@@ -234,9 +242,14 @@ class Transaction:
         finally:
             self._joined = None
 
-    async def _run_alone(self, sql: str, params: Sequence[Any]) -> tuple[int, Lsn]:
+    async def _run_alone(
+        self, sql: str, params: Sequence[Any], catalog: Catalog | None
+    ) -> tuple[int, Lsn] | None:
         self._lease = await self._engine.lease_to_write(self._settings.seconds("lock_timeout"))
         self._hold = Hold.WRITE
+        if self._engine.catalog is not catalog:
+            await self._undo()
+            return None
         found = await self._engine.run_and_commit(self._lease, sql, params)
         self._hold = Hold.NOTHING
         self._give_back()

@@ -174,6 +174,9 @@ class Connection(asyncio.Protocol):
     def unfold(self, message: RunPrepared) -> None:
         self.parser.unfold(message)
 
+    def put_back(self, packet: bytes) -> None:
+        self.parser.put_back(packet)
+
     async def receive_startup(self) -> StartupMessage:
         message = self.parser.next_startup()
         return message if message is not None else await self._wait_for(self.parser.next_startup, None)

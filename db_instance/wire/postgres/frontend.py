@@ -163,9 +163,11 @@ class FrontendParser:
 
     def unfold(self, message: RunPrepared) -> None:
         """Only its Bind was taken: what follows comes again, message by message."""
-        self._buffer[self._at : self._at] = (
-            _DESCRIBE_EXECUTE_AND_SYNC if message.described else _EXECUTE_AND_SYNC
-        )
+        self.put_back(_DESCRIBE_EXECUTE_AND_SYNC if message.described else _EXECUTE_AND_SYNC)
+
+    def put_back(self, data: bytes) -> None:
+        """These bytes come next, before what has arrived since."""
+        self._buffer[self._at : self._at] = data
 
 
 class BindPattern:

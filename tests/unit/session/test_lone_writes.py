@@ -179,6 +179,20 @@ async def test_one_that_takes_long_runs_alone_and_can_be_cancelled(sql: SqlServe
     await _close(clients)
 
 
+async def test_a_table_that_was_made_anew_while_they_waited(sql: SqlServer, sizes: list[int]) -> None:
+    clients = await _clients(sql, "create table t (id int, v text)", "create table lock (n int)")
+    texts: list[Text] = [("insert into t values (%s, %s)", (at, "yes")) for at in range(_CLIENTS)]
+    await _all_at_once(clients, texts)
+    tasks = await _in_line(sql, sizes, clients, texts[1:])
+    await clients[0].execute("drop table t")
+    await clients[0].execute("create table t (id int, v boolean)")
+    await clients[0].execute("commit")
+    assert [(await task)[0] for task in tasks] == [1] * (_CLIENTS - 1)
+    cursor = await clients[0].execute("select id from t where v order by id")
+    assert await cursor.fetchall() == [(at,) for at in range(1, _CLIENTS)]
+    await _close(clients)
+
+
 async def test_one_that_takes_long_after_some_that_changed_nothing(sql: SqlServer, sizes: list[int]) -> None:
     clients = await _clients(sql, *(f"create table {name} (n int)" for name in ("t", "u", "w")))
     long = "insert into u with recursive c(n) as (select 1 union all select n + 1 from c where n < %s) select n from c"
