@@ -148,6 +148,8 @@ _NODES: Final = frozenset(
         "CurrentSchema",
         "CurrentDatabase",
         "CurrentCatalog",
+        "CurrentUser",
+        "SessionUser",
         "CurrentVersion",
         "Md5",
     ]

@@ -13,9 +13,11 @@ _NAME: Final = "name"
 _UNNAMED: Final = "?column?"
 _CALLED: Final[dict[Any, str]] = {
     exp.Case: "case",
+    exp.CurrentUser: "current_user",
     exp.CurrentVersion: "version",
     exp.Exists: "exists",
     exp.GroupConcat: "string_agg",
+    exp.SessionUser: "session_user",
     exp.StrPosition: "position",
     exp.Tuple: "row",
 }

@@ -36,6 +36,7 @@ _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.CurrentTimestamp,), types.TIMESTAMPTZ),
     ((exp.CurrentDate,), types.DATE),
     ((exp.Uuid,), types.UUID),
+    ((exp.CurrentUser, exp.SessionUser), types.NAME),
     ((exp.Lower, exp.Upper, exp.Concat, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat), types.TEXT),
     ((exp.Avg, exp.Round), types.FLOAT8),
 )
@@ -45,6 +46,7 @@ _OIDS_OF_OURS: Final = {
     "sixfold_float": types.FLOAT8,
     "sixfold_round": types.FLOAT8,
     "sixfold_now": types.TIMESTAMPTZ,
+    "sixfold_user": types.NAME,
     "sixfold_text": types.TEXT,
     "sixfold_boolean_text": types.TEXT,
     "sixfold_time_text": types.TEXT,

@@ -8,7 +8,7 @@ import math
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from db_instance.dialect import types
 from db_instance.dialect.statement import SqlError, null_in_key
@@ -23,10 +23,6 @@ Function = tuple[str, int, Callable[..., Any], bool]
 
 def _told(moment: datetime) -> str:
     return moment.isoformat(" ").replace("+00:00", "+00")
-
-
-def _moment(seconds: float) -> str:
-    return _told(datetime.fromtimestamp(seconds, UTC))
 
 
 def _integer(oid: int) -> Callable[[Any], int]:
@@ -232,5 +228,19 @@ FUNCTIONS: Final[list[Function]] = [
     *(("sixfold_substring", count, _strict(_substring), True) for count in (2, 3)),
 ]
 
-OF_TRANSACTIONS: Final[list[tuple[str, Callable[[float], Any]]]] = [("sixfold_now", _moment)]
-"""Functions without arguments that say the same throughout a transaction, by the Unix time when it began."""
+
+class RunBy(Protocol):
+    """The transaction that a function is called in."""
+
+    user: str
+
+    def moment(self) -> float:
+        """When it began, Unix time."""
+        ...
+
+
+OF_TRANSACTIONS: Final[list[tuple[str, Callable[[RunBy], Any]]]] = [
+    ("sixfold_now", lambda transaction: _told(datetime.fromtimestamp(transaction.moment(), UTC))),
+    ("sixfold_user", lambda transaction: transaction.user),
+]
+"""Functions without arguments that say the same throughout a transaction."""

@@ -23,6 +23,8 @@ _OURS: Final[dict[Any, str]] = {
     exp.CurrentSchema: "current_schema",
     exp.CurrentDatabase: "current_database",
     exp.CurrentCatalog: "current_database",
+    exp.CurrentUser: "sixfold_user",
+    exp.SessionUser: "sixfold_user",
 }
 """Functions that the generator would call by SQLite's names, or answer itself (dialect/functions.py)."""
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -76,6 +77,8 @@ class Lease:
         """How often SQLite has asked whether to go on with a lone write; None while none is run (lone_writes.py)."""
         self.began: float | None = None
         """When its transaction began, Unix time; None until somebody asks."""
+        self.user = ""
+        """Whose transaction it is."""
 
     def moment(self) -> float:
         """When its transaction began, which is now if that has not been told."""
@@ -149,9 +152,9 @@ class Engine:
         pages: Pages,
         settings: EngineSettings,
         functions: Iterable[SqlFunction] = (),
-        of_transactions: Iterable[tuple[str, Callable[[float], Any]]] = (),
+        of_transactions: Iterable[tuple[str, Callable[[Lease], Any]]] = (),
     ) -> None:
-        """`of_transactions`: functions without arguments of the moment when the transaction began, Unix time."""
+        """`of_transactions`: functions without arguments of what the lease knows of its transaction."""
         self.pages = pages
         self.commits = 0
         self.statements = 0
@@ -242,10 +245,8 @@ class Engine:
             connection.create_scalar_function(
                 name, function, arguments, deterministic=deterministic, flags=apsw.SQLITE_INNOCUOUS
             )
-        for name, of_moment in self._of_transactions:
-            connection.create_scalar_function(
-                name, _told_of(lease, of_moment), 0, flags=apsw.SQLITE_INNOCUOUS
-            )
+        for name, told in self._of_transactions:
+            connection.create_scalar_function(name, partial(told, lease), 0, flags=apsw.SQLITE_INNOCUOUS)
         connection.set_progress_handler(lambda: _look_up(lease), _STEPS_BETWEEN_LOOKS)
         connection.set_commit_hook(file.begin_commit)
         connection.authorizer = self._authorizer
@@ -481,10 +482,6 @@ class Engine:
         self.lone_writes.close()
         self.reset_connections()
         self._vfs.unregister()
-
-
-def _told_of(lease: Lease, function: Callable[[float], Any]) -> Callable[..., Any]:
-    return lambda: function(lease.moment())
 
 
 def _read(lease: Lease, sql: str, params: Sequence[Any]) -> list[Row] | Cursor:

@@ -45,10 +45,16 @@ class LoneWrite:
     """One statement without rows, and what becomes of it."""
 
     def __init__(
-        self, sql: str, params: Sequence[Any], lock_timeout_s: float | None, catalog: Catalog | None
+        self,
+        sql: str,
+        params: Sequence[Any],
+        lock_timeout_s: float | None,
+        user: str,
+        catalog: Catalog | None,
     ) -> None:
         self.sql = sql
         self.params = params
+        self.user = user
         self.catalog = catalog
         """The schema that it was translated for; None: it is for any."""
         self.started = False
@@ -88,9 +94,10 @@ class LoneWrites:
         sql: str,
         params: Sequence[Any],
         lock_timeout_s: float | None,
+        user: str = "",
         catalog: Catalog | None = None,
     ) -> LoneWrite:
-        write = LoneWrite(sql, params, lock_timeout_s, catalog)
+        write = LoneWrite(sql, params, lock_timeout_s, user, catalog)
         self._waiting.append(write)
         if len(self._waiting) >= self._expected:
             self._complete.set()
@@ -170,6 +177,7 @@ def _change(lease: "Lease", write: LoneWrite) -> None:
     write.started = True
     lease.looks = 0
     lease.began = None
+    lease.user = write.user
     try:
         connection.execute(write.sql, write.params)
         write.changed = connection.changes()

@@ -58,6 +58,7 @@ class Transaction:
         """A statement of this block has run: its isolation level is fixed."""
         self._engine = engine
         self._settings = settings
+        self._user = settings.get("session_authorization")
         self._hold = Hold.NOTHING
         self._lease: Any = None
         self._rows: dict[Rows, Lease | None] = {}
@@ -162,6 +163,7 @@ class Transaction:
     def _take(self, lease: Lease) -> Lease:
         """The connection for what comes next."""
         lease.began = self._began
+        lease.user = self._user
         self._lease = lease
         return lease
 
@@ -234,7 +236,8 @@ class Transaction:
         others = self._engine.lone_writes
         if not others.gathering:
             return None
-        self._joined = others.add(sql, params, self._settings.seconds("lock_timeout"), catalog)
+        timeout_s = self._settings.seconds("lock_timeout")
+        self._joined = others.add(sql, params, timeout_s, self._user, catalog)
         try:
             return await self._joined.done
         except RunAlone:
@@ -245,7 +248,7 @@ class Transaction:
     async def _run_alone(
         self, sql: str, params: Sequence[Any], catalog: Catalog | None
     ) -> tuple[int, Lsn] | None:
-        self._lease = await self._engine.lease_to_write(self._settings.seconds("lock_timeout"))
+        self._take(await self._engine.lease_to_write(self._settings.seconds("lock_timeout")))
         self._hold = Hold.WRITE
         if self._engine.catalog is not catalog:
             await self._undo()

@@ -1,10 +1,18 @@
 """A database of SQLite's own in memory, with our functions: what the dialect writes, without a volume under it."""
 
 import time
+from functools import partial
 
 import apsw
 
 from db_instance.dialect.functions import FUNCTIONS, OF_TRANSACTIONS
+
+
+class _Transaction:
+    user = "somebody"
+
+    def moment(self) -> float:
+        return time.time()
 
 
 def plain_sqlite() -> apsw.Connection:
@@ -13,6 +21,6 @@ def plain_sqlite() -> apsw.Connection:
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     for name, arguments, function, deterministic in FUNCTIONS:
         connection.create_scalar_function(name, function, arguments, deterministic=deterministic)
-    for name, of_moment in OF_TRANSACTIONS:
-        connection.create_scalar_function(name, lambda of_moment=of_moment: of_moment(time.time()), 0)
+    for name, told in OF_TRANSACTIONS:
+        connection.create_scalar_function(name, partial(told, _Transaction()), 0)
     return connection

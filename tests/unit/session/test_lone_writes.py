@@ -193,6 +193,17 @@ async def test_a_table_that_was_made_anew_while_they_waited(sql: SqlServer, size
     await _close(clients)
 
 
+async def test_each_is_run_by_its_own_user(sql: SqlServer, sizes: list[int]) -> None:
+    clients = [await sql.connect(user=f"u{at}") for at in range(_CLIENTS)]
+    await clients[0].execute("create table t (n int, by text default current_user)")
+    for _ in range(3):
+        await _all_at_once(clients, [("insert into t (n) values (%s)", (at,)) for at in range(_CLIENTS)])
+    cursor = await clients[0].execute("select by, n from t group by by, n order by n")
+    assert await cursor.fetchall() == [(f"u{at}", at) for at in range(_CLIENTS)]
+    assert max(sizes) > 1
+    await _close(clients)
+
+
 async def test_one_that_takes_long_after_some_that_changed_nothing(sql: SqlServer, sizes: list[int]) -> None:
     clients = await _clients(sql, *(f"create table {name} (n int)" for name in ("t", "u", "w")))
     long = "insert into u with recursive c(n) as (select 1 union all select n + 1 from c where n < %s) select n from c"

@@ -959,3 +959,25 @@ async def test_a_constraint_that_is_added_is_named(sql: SqlServer) -> None:
             with pytest.raises(psycopg.IntegrityError) as raised:
                 await connection.execute(f"insert into t values {values}")
             assert raised.value.diag.constraint_name == name
+
+
+async def test_each_session_is_told_its_own_user(sql: SqlServer) -> None:
+    async with await sql.connect() as setup:
+        await setup.execute("create table t (by text not null default current_user, n int)")
+    asked = "select current_user, session_user"
+    for user in ("ann", "bob", "ann"):
+        async with await sql.connect(user=user) as connection:
+            for _ in range(3):
+                cursor = await connection.execute(asked)
+                assert await cursor.fetchall() == [(user, user)]
+                await connection.execute("insert into t (n) values (%s)", (1,), prepare=True)
+            assert cursor.description is not None
+            assert [(each.name, each.type_code) for each in cursor.description] == [
+                ("current_user", 19),
+                ("session_user", 19),
+            ]
+    async with await sql.connect(user="eve") as connection:
+        assert await rows(connection, "select by, count(*) from t group by by order by by") == [
+            ("ann", 6),
+            ("bob", 3),
+        ]
