@@ -5,21 +5,20 @@ greenlets (parking.py) on the event loop's own thread; they wait inside SQLite w
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, Final
 
 import apsw
 
 from db_instance.dialect import Catalog
 from db_instance.engine import parking
+from db_instance.engine.lease import Cursor, Lease, change, columns_of, read_at_once
 from db_instance.engine.lone_writes import LoneWrite, LoneWrites, change_all, takes_long
 from db_instance.engine.pages import Pages
 from db_instance.engine.schema import EMPTY_SCHEMA, read_schema
-from db_instance.engine.vfs import VolumeFile, VolumeVfs
+from db_instance.engine.vfs import VolumeVfs
 from db_instance.engine.write_lock import WriteLock
 from runtime.events import get_logger
 from volume.ids import Lsn
@@ -41,11 +40,6 @@ _WARM_CONNECTIONS: Final = 4
 _SQLITE_BYTES_MAX: Final = 256 * MIB
 """Beyond this all connections together use their caches' pages again instead of taking more memory."""
 
-BATCH_ROWS: Final = 256
-"""Rows taken from SQLite at a time, so that a large result never is in memory as a whole."""
-
-Row = tuple[Any, ...]
-
 SqlFunction = tuple[str, int, Callable[..., Any], bool]
 """Name, number of arguments (-1: any), what to call, whether equal arguments give equal results."""
 
@@ -62,88 +56,6 @@ class ReadOnlyVolume(Exception):
 class EngineSettings:
     name: str
     spill_folder: str | None = None
-
-
-class Lease:
-    """One pooled connection in the hands of one session."""
-
-    def __init__(self, connection: apsw.Connection, file: VolumeFile) -> None:
-        self.connection = connection
-        self.file = file
-        self.holds_write_lock = False
-        self.interrupted = False
-        self.generation = 0
-        self.looks: int | None = None
-        """How often SQLite has asked whether to go on with a lone write; None while none is run (lone_writes.py)."""
-        self.began: float | None = None
-        """When its transaction began, Unix time; None until somebody asks."""
-        self.user = ""
-        """Whose transaction it is."""
-
-    def moment(self) -> float:
-        """When its transaction began, which is now if that has not been told."""
-        if self.began is None:
-            self.began = time.time()
-        return self.began
-
-    def interrupt(self) -> None:
-        """End the running statement at its next step (cancel, statement_timeout)."""
-        self.interrupted = True
-
-
-class Cursor:
-    """A running statement: its columns, and its rows as they are asked for.
-
-    It holds its snapshot until it is closed or its rows are at an end; short results are at their end
-    when the statement has started.
-    """
-
-    def __init__(
-        self, lease: Lease, started: apsw.Cursor | None = None, taken: list[Row] | None = None
-    ) -> None:
-        """`started`: the statement, if it has been started already, and `taken`: its first rows."""
-        self._connection = lease.connection
-        self._cursor = started
-        self._taken = taken or []
-        self.columns: list[tuple[str, str | None]] = []
-        """Name and declared type (None for an expression); empty if they were not asked for."""
-        self.at_end = False
-        """Nothing is left in SQLite; what was taken already may still be fetched."""
-        self.rows_affected = 0
-
-    def _start(self, lease: Lease, sql: str, params: Sequence[Any], describe: bool) -> None:
-        if lease.holds_write_lock:
-            lease.file.confirm()
-        self._cursor = cursor = self._connection.execute(sql, params)
-        if describe:
-            try:
-                self.columns = [(name, decltype) for name, decltype in cursor.get_description()]
-            except apsw.ExecutionCompleteError:
-                pass  # no rows: the columns are not known any more
-        self._taken = self._take(BATCH_ROWS)
-
-    def _take(self, count: int) -> list[Row]:
-        assert self._cursor is not None
-        rows: list[Row] = list(islice(self._cursor, count))
-        if len(rows) < count:
-            self.at_end = True
-            self.rows_affected = self._connection.changes()
-        return rows
-
-    async def fetch(self, count: int) -> list[Row]:
-        """The next `count` rows; fewer at the end."""
-        taken = self._taken
-        if len(taken) > count:
-            self._taken = taken[count:]
-            return taken[:count]
-        self._taken = []
-        if len(taken) < count and not self.at_end:
-            taken += await parking.run(self._take, count - len(taken))
-        return taken
-
-    def close(self) -> None:
-        if self._cursor is not None:
-            self._cursor.close(True)
 
 
 class Engine:
@@ -260,7 +172,7 @@ class Engine:
         """Start one statement; a statement without rows has run when this returns."""
         self.statements += 1
         cursor = Cursor(lease)
-        await parking.run(cursor._start, lease, sql, params, describe)
+        await parking.run(cursor.start, lease, sql, params, describe)
         return cursor
 
     def begin(
@@ -271,7 +183,7 @@ class Engine:
         of one that reads, or a cursor if they are many; how many rows one without rows has changed.
         """
         self.statements += 1
-        return parking.begin(_read if reads else _change, lease, sql, params)
+        return parking.begin(read_at_once if reads else change, lease, sql, params)
 
     async def rows(self, lease: Lease, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement."""
@@ -279,7 +191,7 @@ class Engine:
 
     async def describe(self, lease: Lease, sql: str, params: int) -> list[tuple[str, str | None]]:
         """The columns of a statement that is not run; [] if it returns no rows."""
-        return await parking.run(_describe, lease.connection, sql, params)
+        return await parking.run(columns_of, lease.connection, sql, params)
 
     async def load_catalog(self, lease: Lease) -> Catalog:
         """The schema as the lease's transaction sees it, read anew."""
@@ -482,41 +394,6 @@ class Engine:
         self.lone_writes.close()
         self.reset_connections()
         self._vfs.unregister()
-
-
-def _read(lease: Lease, sql: str, params: Sequence[Any]) -> list[Row] | Cursor:
-    if lease.holds_write_lock:
-        lease.file.confirm()
-    cursor = lease.connection.execute(sql, params)
-    rows: list[Row] = list(islice(cursor, BATCH_ROWS))
-    return rows if len(rows) < BATCH_ROWS else Cursor(lease, cursor, rows)
-
-
-def _change(lease: Lease, sql: str, params: Sequence[Any]) -> int:
-    lease.file.confirm()
-    lease.connection.execute(sql, params)
-    return lease.connection.changes()
-
-
-def _describe(connection: apsw.Connection, sql: str, params: int) -> list[tuple[str, str | None]]:
-    """Prepare the statement and read its columns without a step: bound to NULLs, stopped before it begins."""
-    described: list[tuple[str, str | None]] = []
-
-    def stop(cursor: apsw.Cursor, _statement: str, _bindings: object) -> bool:
-        described.extend((name, decltype) for name, decltype in cursor.get_description())
-        return False
-
-    # A statement that is only prepared is not checked against the schema; one that runs is, and renews it.
-    connection.execute("SELECT 1 FROM sqlite_schema LIMIT 0").fetchall()
-    cursor = connection.cursor()
-    cursor.exec_trace = stop
-    try:
-        cursor.execute(sql, (None,) * params, can_cache=False)
-    except (apsw.ExecTraceAbort, apsw.ExecutionCompleteError):
-        pass  # that is how a trace ends the statement
-    finally:
-        cursor.close(True)
-    return described
 
 
 def _look_up(lease: Lease) -> bool:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 
 from db_instance.dialect.statement import Catalog
+from db_instance.engine.lease import Lease
 from db_instance.engine.write_lock import LockTimeout
 from volume.ids import Lsn
 
 if TYPE_CHECKING:
-    from db_instance.engine.engine import Engine, Lease
+    from db_instance.engine.engine import Engine
 
 _TOGETHER_MAX: Final = 100
 _GATHER_S: Final = 0.001
@@ -159,7 +160,7 @@ class LoneWrites:
                 write.done.set_result((write.changed, lsn))
 
 
-def change_all(lease: "Lease", writes: list[LoneWrite]) -> None:
+def change_all(lease: Lease, writes: list[LoneWrite]) -> None:
     """All of them in one transaction; called inside a greenlet. Raises before the commit, or what that raises."""
     connection = lease.connection
     connection.execute("BEGIN IMMEDIATE")
@@ -172,7 +173,7 @@ def change_all(lease: "Lease", writes: list[LoneWrite]) -> None:
     connection.execute("COMMIT")
 
 
-def _change(lease: "Lease", write: LoneWrite) -> None:
+def _change(lease: Lease, write: LoneWrite) -> None:
     connection = lease.connection
     write.started = True
     lease.looks = 0
@@ -189,7 +190,7 @@ def _change(lease: "Lease", write: LoneWrite) -> None:
         raise RunAlone  # it may fail at its own commit, and another one's change must not make up for it
 
 
-def takes_long(lease: "Lease") -> bool:
+def takes_long(lease: Lease) -> bool:
     """The progress handler while writes run together: True ends the statement, and with it the attempt."""
     assert lease.looks is not None
     lease.looks += 1

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from db_instance.dialect import Catalog, SqlError, Statement
 from db_instance.engine import parking
-from db_instance.engine.engine import Cursor
+from db_instance.engine.lease import Cursor
 from db_instance.engine.parking import Outcome, Waiting
 from db_instance.session.errors import SessionError
 from db_instance.session.execution import Execution

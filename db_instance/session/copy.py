@@ -6,7 +6,7 @@ from typing import Any, Final
 from db_instance.dialect import Statement, TableInfo, translate
 from db_instance.dialect.assignments import first_twice
 from db_instance.dialect.statement import null_in_key
-from db_instance.engine.engine import BATCH_ROWS
+from db_instance.engine.lease import BATCH_ROWS
 from db_instance.session.channel import Channel
 from db_instance.session.copy_format import CopyOptions, CopyReader, CopyWriter, Fields
 from db_instance.session.errors import FatalError, SessionError

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from db_instance.dialect import Catalog, Statement, split_statements
-from db_instance.engine.engine import BATCH_ROWS
+from db_instance.engine.lease import BATCH_ROWS
 from db_instance.session.channel import Channel
 from db_instance.session.commands import Commands
 from db_instance.session.copy import copy_from, copy_to

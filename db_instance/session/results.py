@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from db_instance.dialect import Statement, types
-from db_instance.engine.engine import Row
+from db_instance.engine.lease import Row
 from db_instance.session.errors import SessionError
 from db_instance.wire.postgres.backend import Encode, Field, row_description
 

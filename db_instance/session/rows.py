@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from db_instance.engine.engine import BATCH_ROWS, Cursor, Row
+from db_instance.engine.lease import BATCH_ROWS, Cursor, Row
 from db_instance.session.errors import SessionError
 
 _HELD_ROWS_MAX: Final = 1_000_000

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from db_instance.dialect import Catalog
-from db_instance.engine.engine import Cursor, Engine, Lease
+from db_instance.engine.engine import Engine
+from db_instance.engine.lease import Cursor, Lease
 from db_instance.engine.lone_writes import LoneWrite, RunAlone
 from db_instance.engine.parking import Outcome, Waiting
 from db_instance.session.errors import SessionError

@@ -14,7 +14,8 @@ from typing import Final
 
 import apsw
 
-from db_instance.engine.engine import Engine, Lease, ReadOnlyVolume, SerializationFailure
+from db_instance.engine.engine import Engine, ReadOnlyVolume, SerializationFailure
+from db_instance.engine.lease import Lease
 from db_instance.engine.write_lock import LockTimeout
 from volume.errors import LsnCollected, VolumeError
 from volume.ids import Lsn

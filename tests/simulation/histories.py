@@ -9,7 +9,8 @@ import random
 from itertools import count
 from typing import Final
 
-from db_instance.engine.engine import Engine, Lease
+from db_instance.engine.engine import Engine
+from db_instance.engine.lease import Lease
 from db_instance.engine.lone_writes import RunAlone
 from tests.checkers import list_append, register
 from tests.checkers.history import Outcome
