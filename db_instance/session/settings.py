@@ -216,6 +216,10 @@ def spelling(name: str) -> str:
     raise SessionError("42704", f'unrecognized configuration parameter "{name}"')
 
 
+Kept = tuple[dict[str, str], dict[str, str | None]]
+"""What a savepoint goes back to: the values, and which of them end with the transaction."""
+
+
 class Settings:
     """One session's values. `started_with` is what RESET goes back to."""
 
@@ -286,6 +290,16 @@ class Settings:
         self._values.clear()
         self._local.clear()
         self._changed()
+
+    def kept(self) -> Kept:
+        return dict(self._values), dict(self._local)
+
+    def go_back_to(self, kept: Kept) -> None:
+        """To a savepoint: what was set since then is undone."""
+        if kept != (self._values, self._local):
+            values, local = kept
+            self._values, self._local = dict(values), dict(local)
+            self._changed()
 
     def end(self, *, committed: bool) -> None:
         """The transaction is over: what it set stays or goes with it."""

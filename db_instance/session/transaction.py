@@ -17,7 +17,7 @@ import enum
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from db_instance.dialect import Catalog
 from db_instance.engine.engine import Engine
@@ -26,7 +26,7 @@ from db_instance.engine.lone_writes import LoneWrite, RunAlone
 from db_instance.engine.parking import Outcome, Waiting
 from db_instance.session.errors import SessionError
 from db_instance.session.rows import Rows
-from db_instance.session.settings import Settings
+from db_instance.session.settings import Kept, Settings
 from volume.ids import LSN_ZERO, Lsn
 
 READ_COMMITTED: Final = "read committed"
@@ -51,6 +51,11 @@ class Characteristics:
     deferrable: bool = False
 
 
+class _Savepoint(NamedTuple):
+    name: str
+    settings: Kept
+
+
 class Transaction:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self.status = b"I"
@@ -64,7 +69,7 @@ class Transaction:
         self._lease: Any = None
         self._rows: dict[Rows, Lease | None] = {}
         """What is still to be read, and the connection that it keeps for itself."""
-        self._savepoints: list[str] = []
+        self._savepoints: list[_Savepoint] = []
         self._began: float | None = None
         """When the block began, Unix time; None outside of blocks."""
         self._changed_schema = False
@@ -403,7 +408,7 @@ class Transaction:
     async def savepoint(self, name: str) -> None:
         if len(self._savepoints) >= _SAVEPOINTS_MAX:
             raise SessionError("54000", f"more than {_SAVEPOINTS_MAX} savepoints in one transaction")
-        self._savepoints.append(name)
+        self._savepoints.append(_Savepoint(name, self._settings.kept()))
         if self._hold is not Hold.NOTHING:
             await self._command(f"SAVEPOINT s{len(self._savepoints)}")
 
@@ -424,11 +429,12 @@ class Transaction:
             await self._command(f"ROLLBACK TO s{depth}")
             self._catalog = None
         del self._savepoints[depth:]
+        self._settings.go_back_to(self._savepoints[-1].settings)
         self.status = b"T"
 
     def _depth(self, name: str) -> int:
         for depth in range(len(self._savepoints), 0, -1):
-            if self._savepoints[depth - 1] == name:
+            if self._savepoints[depth - 1].name == name:
                 return depth
         raise SessionError("3B001", f'savepoint "{name}" does not exist')
 

@@ -981,3 +981,18 @@ async def test_each_session_is_told_its_own_user(sql: SqlServer) -> None:
             ("ann", 6),
             ("bob", 3),
         ]
+
+
+async def test_what_was_set_since_a_savepoint_goes_with_it(sql: SqlServer) -> None:
+    async with await sql.connect(autocommit=False) as connection:
+        await connection.execute("set statement_timeout = '1min'")
+        await connection.execute("savepoint a")
+        await connection.execute("set local lock_timeout = '5s'")
+        await connection.execute("savepoint b")
+        await connection.execute("set statement_timeout = '2min'")
+        await connection.execute("release b")
+        await connection.execute("rollback to a")
+        assert await rows(connection, "show statement_timeout") == [("1min",)]
+        assert await rows(connection, "show lock_timeout") == [("1min",)]  # as it began
+        await connection.commit()
+        assert await rows(connection, "show statement_timeout") == [("1min",)]

@@ -69,3 +69,20 @@ def test_a_transaction_takes_its_settings_with_it() -> None:
     settings.reset_all()
     settings.end(committed=True)
     assert settings.get("work_mem") == "4MB"
+
+
+def test_a_savepoint_is_gone_back_to_any_number_of_times() -> None:
+    settings = Settings()
+    settings.set("app.user", "1")
+    settings.set("work_mem", "1MB", local=True)
+    kept = settings.kept()
+    for value in ("2", "3"):
+        settings.set("app.user", value)
+        settings.set("work_mem", "2MB")
+        settings.set("statement_timeout", "5s", local=True)
+        settings.go_back_to(kept)
+        found = [settings.get(name) for name in ("app.user", "work_mem", "statement_timeout")]
+        assert found == ["1", "1MB", "0"]
+    settings.end(committed=True)
+    assert settings.get("app.user") == "1"
+    assert settings.get("work_mem") == Settings().get("work_mem")
