@@ -197,6 +197,11 @@ class Engine:
         """The schema as the lease's transaction sees it, read anew."""
         return await parking.run(lambda: read_schema(lease.connection))
 
+    async def catalog_of(self, lease: Lease) -> Catalog:
+        """The same, read only if it is not the newest one."""
+        version = await parking.run(lambda: lease.connection.pragma("schema_version"))
+        return self.catalog if self.catalog.version == version else await self.load_catalog(lease)
+
     # Transactions
 
     async def lease_to_write(self, lock_timeout_s: float | None = None) -> Lease:

@@ -74,6 +74,8 @@ class Transaction:
         """When the block began, Unix time; None outside of blocks."""
         self._changed_schema = False
         self._catalog: Catalog | None = None
+        self._pinned: Catalog | None = None
+        """The schema of the read point, which may have become another one since."""
         self._defaults = Characteristics()
         self._defaults_as_of = -1
         self._committing = False
@@ -105,7 +107,7 @@ class Transaction:
     async def catalog(self) -> Catalog:
         """The schema as this transaction sees it."""
         if not self._changed_schema:
-            return self._engine.catalog
+            return self._pinned or self._engine.catalog
         if self._catalog is None:
             self._catalog = await self._engine.load_catalog(self._lease)
         return self._catalog
@@ -113,7 +115,7 @@ class Transaction:
     @property
     def known_catalog(self) -> Catalog | None:
         """The same if it need not be read first."""
-        return self._catalog if self._changed_schema else self._engine.catalog
+        return self._catalog if self._changed_schema else self._pinned or self._engine.catalog
 
     async def read(self, sql: str, params: Sequence[Any], *, describe: bool = True) -> Rows:
         """Start a statement that only reads. `describe`: its columns are wanted."""
@@ -125,6 +127,7 @@ class Transaction:
         if self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED:
             await self._engine.begin_snapshot(lease)
             self._hold = Hold.SNAPSHOT
+            self._pinned = await self._engine.catalog_of(lease)
             await self._establish_savepoints()
         self.has_run = True
         cursor = await self._engine.execute(lease, sql, params, describe=describe)
@@ -373,7 +376,7 @@ class Transaction:
     async def _undo(self) -> None:
         self._close_rows()
         self._changed_schema = False
-        self._catalog = None
+        self._catalog = self._pinned = None
         if self._lease is None:
             return
         lease, self._lease = self._lease, None
@@ -397,7 +400,7 @@ class Transaction:
         self._give_back()
         self._savepoints.clear()
         self._changed_schema = False
-        self._catalog = None
+        self._catalog = self._pinned = None
         self.status = b"I"
         self.has_run = False
         self._began = None

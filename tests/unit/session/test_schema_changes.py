@@ -78,3 +78,28 @@ async def test_a_table_that_is_gone(sql: SqlServer, write: Write) -> None:
             await waiting
         cursor = await writer.execute("select 1")
         assert await cursor.fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("prepare", [None, False, True])
+async def test_a_snapshot_keeps_the_schema_that_it_was_taken_in(sql: SqlServer, prepare: bool | None) -> None:
+    async with await sql.connect() as changer, await sql.connect() as reader:
+
+        async def read() -> list[tuple[Any, ...]]:
+            if prepare is None:
+                cursor = await AsyncClientCursor(reader).execute("select v, id from t order by id")
+                return await cursor.fetchall()
+            cursor = await reader.execute("select v, id from t order by id", prepare=prepare)
+            return await cursor.fetchall()
+
+        await changer.execute(_WITH_TEXTS)
+        await changer.execute("insert into t values (1, 'yes')")
+        for _ in range(3):
+            assert await read() == [("yes", 1)]
+        await reader.execute("begin isolation level repeatable read")
+        assert await read() == [("yes", 1)]
+        await changer.execute(_WITH_BOOLEANS)
+        await changer.execute("insert into t values (2, 'no'), (3, 'yes')")
+        for _ in range(3):
+            assert await read() == [("yes", 1)]
+        await reader.execute("commit")
+        assert await read() == [(False, 2), (True, 3)]
