@@ -1,4 +1,5 @@
-"""UPDATE and DELETE, where SQLite has less: DELETE ... USING, and the target's alias in RETURNING."""
+"""UPDATE and DELETE, where SQLite has less: DELETE ... USING, and the target's alias in RETURNING; and where it has
+something else: what an UPDATE reads of its own table."""
 
 from typing import Any
 
@@ -15,6 +16,8 @@ def as_sqlite_changes(tree: exp.Expression) -> None:
             _of_the_target(change, returning)
         if change.args.get("using"):
             _without_using(change)
+        if isinstance(change, exp.Update):
+            _read_before_it_is_changed(change)
 
 
 def _target(change: exp.Expression) -> Any:
@@ -38,6 +41,14 @@ def _of_the_target(change: exp.Expression, returning: exp.Expression) -> None:
         elif reads_others:
             told = f"RETURNING {column.sql('postgres')}: only columns of {target} can be returned"
             raise SqlError("0A000", told)
+
+
+def _read_before_it_is_changed(update: exp.Update) -> None:
+    """A subquery's rows are those from before the statement. SQLite works one out for each row, amid the changes, unless
+    there is a FROM: then it has all new values before the first change."""
+    if not update.args.get("from_") and any(each.find(exp.Query) for each in update.expressions):
+        once = exp.Select(expressions=[exp.Literal.number(1)])
+        update.set("from_", exp.From(this=exp.Subquery(this=once, alias=exp.TableAlias(this="sixfold_once"))))
 
 
 def _without_using(delete: exp.Expression) -> None:

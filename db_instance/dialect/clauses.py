@@ -5,6 +5,7 @@ or refuses it. Types keep their PostgreSQL names as SQLite's declared types; wha
 (integers are integers, lengths are limits) becomes a CHECK.
 """
 
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from typing import Final
 
 from db_instance.dialect import types
@@ -29,7 +30,7 @@ _NEXT_CONSTRAINT: Final = {
 """Words that begin a constraint, and so end what is before it."""
 _TIMES: Final = frozenset((types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ))
 _TEXTS_TO_SQLITE: Final = frozenset((types.JSON, types.JSONB, types.NAME))
-_READ: Final = _TIMES | {types.BOOL, types.BYTEA, types.TIME, types.UUID}
+_READ: Final = _TIMES | {types.BOOL, types.BYTEA, types.TIME, types.UUID, types.JSON, types.JSONB}
 _INTEGER_BITS: Final = {types.INT2: 15, types.INT4: 31, types.INT8: 63}
 
 
@@ -182,14 +183,16 @@ def _constraints(rest: list[Token], oid: int) -> list[str]:
     at = 0
     while at < len(rest):
         word = rest[at].text.lower()
-        if word == "default":
+        if word == "default" and not (at and rest[at - 1].text.lower() == "set"):
             end = _end_of_default(rest, at + 1)
             parts += ["DEFAULT", f"({_default(rest[at + 1 : end], oid)})"]
         elif word == "generated" and (end := _end_of_identity(rest, at)):
             pass
         else:
             end = at + 1
-            while end < len(rest) and rest[end].text.lower() not in _NEXT_CONSTRAINT:
+            while end < len(rest) and (
+                rest[end].text.lower() not in _NEXT_CONSTRAINT or rest[end - 1].text.lower() == "set"
+            ):
                 end = closing(rest, end) + 1 if rest[end].text == "(" else end + 1
             parts += plain(rest[at:end])
         at = end
@@ -206,14 +209,24 @@ def _default(given: list[Token], oid: int) -> str:
         return (
             f"X'{value.hex()}'"
             if isinstance(value, bytes)
-            else f"'{value}'"
+            else "'" + value.replace("'", "''") + "'"
             if isinstance(value, str)
             else str(value)
         )
     text = source(given)
+    if oid in types.INTEGERS and (number := _number(given)) is not None:
+        return str(number.quantize(Decimal(1), ROUND_HALF_UP))
     if oid in _TIMES and text.lower() != "null":
         text = f"({text})::{types.type_name(oid)}"
     return expression(text)
+
+
+def _number(given: list[Token]) -> Decimal | None:
+    """A literal, with its sign."""
+    try:
+        return Decimal("".join(token.text for token in given))
+    except InvalidOperation:
+        return None
 
 
 def _end_of_default(rest: list[Token], at: int) -> int:

@@ -38,13 +38,14 @@ _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.Uuid,), types.UUID),
     ((exp.CurrentUser, exp.SessionUser), types.NAME),
     ((exp.Lower, exp.Upper, exp.Concat, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat), types.TEXT),
-    ((exp.Avg, exp.Round), types.FLOAT8),
+    ((exp.Avg, exp.Round, exp.Rand), types.FLOAT8),
 )
 
 _OIDS_OF_OURS: Final = {
     "sixfold_boolean": types.BOOL,
     "sixfold_float": types.FLOAT8,
     "sixfold_round": types.FLOAT8,
+    "sixfold_rounded": types.FLOAT8,
     "sixfold_now": types.TIMESTAMPTZ,
     "sixfold_user": types.NAME,
     "sixfold_text": types.TEXT,
@@ -236,6 +237,8 @@ def oid_around(param: exp.Expression, tables: dict[str, TableInfo]) -> int:
         param, parent = parent, parent.parent
     if isinstance(parent, exp.Cast):
         return oid_of_type(parent.to)
+    if isinstance(parent, exp.If) and isinstance(parent.parent, exp.Case) and parent.parent.this is not None:
+        return oid_of(parent.parent.this, tables)  # CASE x WHEN this one
     if isinstance(parent, exp.Limit | exp.Offset):
         return types.INT8
     if isinstance(parent, exp.Substring) and parent.this is not param:

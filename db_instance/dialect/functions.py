@@ -5,9 +5,11 @@ Each is (name, number of arguments or -1, function, deterministic).
 
 import hashlib
 import math
+import random
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final, Protocol
 
 from db_instance.dialect import types
@@ -130,12 +132,56 @@ def _quotient(dividend: Any, divisor: Any) -> int | float:
     return whole
 
 
-def _remainder(dividend: Any, divisor: Any) -> int:
-    """The same; its sign is the dividend's."""
-    dividend, divisor = int(_number(dividend)), int(_number(divisor))
+def _remainder(dividend: Any, divisor: Any) -> int | float:
+    """Its sign is the dividend's. Of numbers with fractions, by their decimal digits."""
+    dividend, divisor = _number(dividend), _number(divisor)
     _check_divisor(divisor)
+    if isinstance(dividend, float) or isinstance(divisor, float):
+        return float(Decimal(repr(dividend)) % Decimal(repr(divisor)))
     rest: int = abs(dividend) % abs(divisor)
     return -rest if dividend < 0 else rest
+
+
+def _rounded(value: Any, digits: int) -> int | float:
+    """A numeric to so many digits behind the point, before it if negative: half away from zero."""
+    number = _number(value)
+    exact = Decimal(repr(number))
+    if not exact.is_finite() or -int(exact.as_tuple().exponent) <= digits:
+        return number
+    rounded = (
+        exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP) if exact.adjusted() >= -digits - 1 else 0
+    )
+    return int(rounded) if isinstance(number, int) else float(rounded)
+
+
+def _square_root(value: Any) -> float:
+    number = _float(value)
+    if number < 0:
+        raise SqlError("2201F", "cannot take square root of a negative number")
+    return math.sqrt(number)
+
+
+def _logarithm(value: Any) -> float:
+    number = _float(value)
+    if number <= 0:
+        raise SqlError("2201E", f"cannot take logarithm of {'a negative number' if number else 'zero'}")
+    return math.log(number)
+
+
+def _power(base: Any, exponent: Any) -> float:
+    base, exponent = _float(base), _float(exponent)
+    if not base and exponent < 0:
+        raise SqlError("2201F", "zero raised to a negative power is undefined")
+    if base < 0 and exponent != math.floor(exponent):
+        raise SqlError("2201F", "a negative number raised to a non-integer power yields a complex result")
+    return _in_range(lambda: math.pow(base, exponent))
+
+
+def _in_range(calculated: Callable[[], float]) -> float:
+    try:
+        return calculated()
+    except OverflowError:
+        raise SqlError("22003", "value out of range: overflow") from None
 
 
 def _number(value: Any) -> int | float:
@@ -199,8 +245,14 @@ FUNCTIONS: Final[list[Function]] = [
     *((name, 1, _strict(_read_as(oid)), True) for oid, name in READ_AS.items()),
     ("sixfold_quotient", 2, _strict(_quotient), True),
     ("sixfold_remainder", 2, _strict(_remainder), True),
+    ("sixfold_rounded", 2, _strict(_rounded), True),
+    ("sqrt", 1, _strict(_square_root), True),
+    ("ln", 1, _strict(_logarithm), True),
+    ("exp", 1, _strict(lambda value: _in_range(lambda: math.exp(_float(value)))), True),
+    *((name, 2, _strict(_power), True) for name in ("pow", "power")),
     # Not deterministic, or SQLite would call it whether or not it is needed.
     ("sixfold_null_in_key", 2, _null_in_key, False),
+    ("random", 0, random.random, False),
     ("clock_timestamp", 0, lambda: _told(datetime.now(UTC)), False),
     ("version", 0, lambda: VERSION, True),
     ("current_database", 0, lambda: "main", True),

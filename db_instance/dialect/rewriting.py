@@ -1,7 +1,6 @@
 """The tree of a statement of PostgreSQL's as SQLite is to read it, where sqlglot's generator does not know it."""
 
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final
 
 from sqlglot import exp
@@ -87,31 +86,39 @@ def _concatenation(node: Any, tables: Tables) -> exp.Expr:
 
 
 def _round(node: Any, tables: Tables) -> Any:
-    """Floats are rounded half to even; numerics, of which literals are some, away from zero, as SQLite does."""
-    is_float = oid_of(node.this, tables) in FLOATS and not _is_literal(node.this)
-    if not is_float or node.args.get("decimals") is not None:
+    """Floats are rounded half to even; numerics, of which literals are some, away from zero."""
+    digits = node.args.get("decimals")
+    if digits is not None:
+        return _rounded(node.this, digits)
+    if not _is_fraction(node.this, tables):
         return node
-    return exp.Anonymous(this="sixfold_round", expressions=[node.this])
+    if _is_float(node.this, tables):
+        return exp.Anonymous(this="sixfold_round", expressions=[node.this])
+    return _rounded(node.this)
 
 
-def _division(node: Any, _: Tables) -> Any:
-    if _is_other_than_zero(node.expression):
+def _rounded(value: exp.Expr, digits: Any = None) -> exp.Expr:
+    return exp.Anonymous(this="sixfold_rounded", expressions=[value, digits or exp.Literal.number(0)])
+
+
+def _is_fraction(node: Any, tables: Tables) -> bool:
+    return oid_of(node, tables) in FLOATS | {types.NUMERIC}
+
+
+def _is_float(node: Any, tables: Tables) -> bool:
+    """To PostgreSQL; what has a fraction and comes of no float is a numeric."""
+    return any(
+        oid_of(each, tables) in FLOATS for each in node.find_all(exp.Column, exp.Cast, exp.Parameter)
+    ) or bool(node.find(exp.Sqrt, exp.Ln, exp.Log, exp.Exp, exp.Pow, exp.Rand))
+
+
+def _division(node: Any, tables: Tables) -> Any:
+    is_remainder = isinstance(node, exp.Mod)
+    are_integers = {oid_of(node.this, tables), oid_of(node.expression, tables)} <= INTEGERS
+    if _is_other_than_zero(node.expression) and (are_integers or not is_remainder):
         return node
-    name = "sixfold_quotient" if isinstance(node, exp.Div) else "sixfold_remainder"
+    name = "sixfold_remainder" if is_remainder else "sixfold_quotient"
     return exp.Anonymous(this=name, expressions=[node.this, node.expression])
-
-
-def _is_literal(node: Any) -> bool:
-    while isinstance(node, exp.Paren | exp.Neg):
-        node = node.this
-    return isinstance(node, exp.Literal)
-
-
-def _value_of(literal: Any) -> Decimal:
-    if isinstance(literal, exp.Paren | exp.Neg):
-        inner = _value_of(literal.this)
-        return -inner if isinstance(literal, exp.Neg) else inner
-    return Decimal(literal.name)
 
 
 def _without_a_comma(node: exp.GroupConcat, _: Tables) -> exp.Expr:
@@ -144,10 +151,10 @@ def _as_branch(node: exp.Subquery, _: Tables) -> exp.Expr:
 def _as_cast(node: exp.Cast, tables: Tables) -> exp.Expr:
     """SQLite's own would make a number of whatever begins like one, and 0 of the rest."""
     oid = oid_of_type(node.to)
-    if oid in INTEGERS and _is_literal(node.this) and oid_of(node.this, tables) in FLOATS:
-        # A numeric to PostgreSQL, which is rounded away from zero; floats are rounded to even.
-        rounded = _value_of(node.this).quantize(Decimal(1), ROUND_HALF_UP)
-        return exp.Anonymous(this=INTEGER_CASTS[oid], expressions=[exp.Literal.number(int(rounded))])
+    if oid in INTEGERS and _is_fraction(node.this, tables) and not _is_float(node.this, tables):
+        return exp.Anonymous(this=INTEGER_CASTS[oid], expressions=[_rounded(node.this)])
+    if oid == types.NUMERIC and (sizes := list(node.to.find_all(exp.DataTypeParam))):
+        return _rounded(node.this, sizes[1].this.copy() if len(sizes) > 1 else None)
     if oid in TEXTS:
         return _cut(node, _as_text(node.this, tables))
     if oid in FLOATS:

@@ -18,6 +18,7 @@ class _Transaction:
 def plain_sqlite() -> apsw.Connection:
     connection = apsw.Connection(":memory:")
     connection.pragma("case_sensitive_like", True)
+    connection.pragma("foreign_keys", True)
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     for name, arguments, function, deterministic in FUNCTIONS:
         connection.create_scalar_function(name, function, arguments, deterministic=deterministic)

@@ -30,6 +30,9 @@ def _run(*statements: str) -> list[tuple[Any, ...]]:
         ("time DEFAULT '10:00'", "10:00:00"),
         ("uuid DEFAULT 'ABCDEF78-1234-5678-1234-567812345678'", "abcdef78-1234-5678-1234-567812345678"),
         ("bytea DEFAULT '\\x00ff'", b"\x00\xff"),
+        ('jsonb DEFAULT \'{"b": 1, "a":"it\'\'s"}\'', '{"a": "it\'s", "b": 1}'),
+        ("int DEFAULT 2.5", 3),
+        ("smallint DEFAULT -7", -7),
         ("text DEFAULT 'f'", "f"),
     ],
 )
@@ -252,3 +255,42 @@ def test_numbers_become_what_their_column_is() -> None:
         with pytest.raises(SqlError) as raised:
             _run(made, sql)
         assert raised.value.sqlstate == "42804"
+
+
+_NUMBERS = (
+    "CREATE TABLE r (id int PRIMARY KEY, g int, n int)",
+    "INSERT INTO r VALUES (1, 1, 1), (2, 1, 2), (3, 2, 3)",
+)
+
+
+@pytest.mark.parametrize(
+    ("update", "held"),
+    [
+        ("UPDATE r SET n = (SELECT sum(x.n) FROM r x WHERE x.g = r.g)", [3, 3, 3]),
+        ("UPDATE r SET n = coalesce((SELECT x.n FROM r x WHERE x.id = r.id - 1), 0)", [0, 1, 2]),
+        ("UPDATE r AS q SET n = (SELECT max(n) FROM r) - q.n WHERE q.g = 1", [2, 1, 3]),
+        ("UPDATE r SET (g, n) = (SELECT max(g), sum(n) FROM r)", [6, 6, 6]),
+        ("UPDATE r SET n = n + s FROM (SELECT sum(n) AS s FROM r) AS q", [7, 8, 9]),
+        ("UPDATE r SET n = (SELECT sum(r.n) FROM r) WHERE id = (SELECT max(id) FROM r)", [1, 2, 6]),
+        ("UPDATE r SET n = n + 0.5", [2, 3, 4]),
+    ],
+)
+def test_an_update_reads_what_was_there_before_it(update: str, held: list[int]) -> None:
+    assert [n for (n,) in _run(*_NUMBERS, update, "SELECT n FROM r ORDER BY id")] == held
+
+
+def test_an_update_returns_what_it_has_made() -> None:
+    rows = _run(*_NUMBERS, "UPDATE r SET n = (SELECT sum(n) FROM r) WHERE g = 1 RETURNING *")
+    assert sorted(rows) == [(1, 1, 6), (2, 1, 6)]
+
+
+def test_a_foreign_key_may_set_the_default() -> None:
+    rows = _run(
+        "CREATE TABLE a (id int PRIMARY KEY)",
+        "CREATE TABLE b (id int PRIMARY KEY, a int DEFAULT 1 REFERENCES a ON DELETE SET DEFAULT NOT NULL)",
+        "INSERT INTO a VALUES (1), (2)",
+        "INSERT INTO b VALUES (1, 2)",
+        "DELETE FROM a WHERE id = 2",
+        "SELECT a FROM b",
+    )
+    assert rows == [(1,)]
