@@ -15,6 +15,10 @@ from db_instance.dialect.statement import Catalog, SqlError, Statement, TableInf
 from db_instance.dialect.views import create_view
 
 
+def is_definition(first: Token) -> bool:
+    return first.text.lower() in ("alter", "create", "drop", "truncate")
+
+
 def definition(tokens: list[Token], sql: str, catalog: Catalog) -> Statement | None:
     """The statement if it defines something; None otherwise. Raises SqlError."""
     words = [token.text.lower() for token in tokens[:8]]

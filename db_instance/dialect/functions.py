@@ -5,7 +5,6 @@ Each is (name, number of arguments or -1, function, deterministic).
 
 import hashlib
 import math
-import random
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -252,7 +251,6 @@ FUNCTIONS: Final[list[Function]] = [
     *((name, 2, _strict(_power), True) for name in ("pow", "power")),
     # Not deterministic, or SQLite would call it whether or not it is needed.
     ("sixfold_null_in_key", 2, _null_in_key, False),
-    ("random", 0, random.random, False),
     ("clock_timestamp", 0, lambda: _told(datetime.now(UTC)), False),
     ("version", 0, lambda: VERSION, True),
     ("current_database", 0, lambda: "main", True),

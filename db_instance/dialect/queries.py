@@ -63,6 +63,11 @@ def query(sql: str, catalog: Catalog) -> Statement:
     return Statement(kind, text, _KINDS.get(kind, "SELECT"), returns_rows, reads_only, params, columns)
 
 
+def check_query(sql: str) -> None:
+    """Can it be parsed? Raises SqlError."""
+    _parse(_parseable(sql))
+
+
 class _OneTable:
     version = 0
 

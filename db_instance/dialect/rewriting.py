@@ -112,6 +112,12 @@ def _is_float(node: Any, tables: Tables) -> bool:
     ) or bool(node.find(exp.Sqrt, exp.Ln, exp.Log, exp.Exp, exp.Pow, exp.Rand))
 
 
+def _random(_: Any, __: Tables) -> exp.Expr:
+    """A number from 0 to 1, of 53 random bits: SQLite's is one of 64."""
+    bits = exp.BitwiseAnd(this=exp.Anonymous(this="random"), expression=exp.Literal.number((1 << 53) - 1))
+    return exp.Paren(this=exp.Div(this=exp.Paren(this=bits), expression=exp.Literal.number(float(1 << 53))))
+
+
 def _division(node: Any, tables: Tables) -> Any:
     is_remainder = isinstance(node, exp.Mod)
     are_integers = {oid_of(node.this, tables), oid_of(node.expression, tables)} <= INTEGERS
@@ -225,6 +231,7 @@ _CHANGES: Final[dict[Any, Callable[[Any, Tables], exp.Expr]]] = {
     exp.Like: _like,
     exp.Mod: _division,
     exp.Parameter: _parameter,
+    exp.Rand: _random,
     exp.Round: _round,
     exp.Subquery: _as_branch,
     exp.Substring: _substring,

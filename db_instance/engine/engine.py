@@ -5,6 +5,7 @@ greenlets (parking.py) on the event loop's own thread; they wait inside SQLite w
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,6 +87,9 @@ class Engine:
         self._generation = 0
         self._connections = 0
         self.catalog: Catalog = EMPTY_SCHEMA
+        """The newest schema, which is that of whoever has the write lock."""
+        self._earlier_catalogs: deque[tuple[Lsn, Catalog]] = deque()
+        """Schemas whose successors are not durable yet, and the LSNs of these. Oldest first."""
         self._authorizer: Callable[..., int] = _authorize
 
     # Connections
@@ -197,10 +201,24 @@ class Engine:
         """The schema as the lease's transaction sees it, read anew."""
         return await parking.run(lambda: read_schema(lease.connection))
 
+    @property
+    def catalog_of_readers(self) -> Catalog:
+        """The schema of the newest durable commit."""
+        earlier = self._earlier_catalogs
+        while earlier and earlier[0][0] <= self.pages.driver.vdl:
+            earlier.popleft()
+        return earlier[0][1] if earlier else self.catalog
+
+    def change_catalog(self, catalog: Catalog, lsn: Lsn) -> None:
+        """The commit at this LSN has changed the schema."""
+        self._earlier_catalogs.append((lsn, self.catalog))
+        self.catalog = catalog
+
     async def catalog_of(self, lease: Lease) -> Catalog:
-        """The same, read only if it is not the newest one."""
+        """The same, read only if it is not the one of most readers."""
         version = await parking.run(lambda: lease.connection.pragma("schema_version"))
-        return self.catalog if self.catalog.version == version else await self.load_catalog(lease)
+        known = self.catalog_of_readers
+        return known if known.version == version else await self.load_catalog(lease)
 
     # Transactions
 

@@ -20,6 +20,7 @@ from db_instance.wire.postgres import backend
 _ALLOWED_IN_FAILED_BLOCK: Final = {"commit", "rollback", "rollback_to"}
 _COUNTED: Final = {"select", "insert", "update", "delete"}
 _SQL: Final = _COUNTED | {"ddl", "explain"}
+_COPIES: Final = {"copy_from", "copy_to"}
 ABORTED: Final = "current transaction is aborted, commands ignored until end of transaction block"
 
 
@@ -55,15 +56,17 @@ class Execution:
         if self.transaction.status == b"E" and statement.kind not in _ALLOWED_IN_FAILED_BLOCK:
             raise SessionError("25P02", ABORTED)
 
-    async def hold_schema(self, statement: Statement) -> bool:
-        """Before a statement that writes is translated for good: what it means depends on the schema, and while it
-        stands in line for the write lock another one's commit may change that. False: it only reads."""
-        if statement.reads_only:
-            return False
+    async def hold_schema(self, statement: Statement) -> None:
+        """Before a statement is translated for good: what it means depends on the schema, and while it stands in line
+        for the write lock, or until its snapshot is pinned, another one's commit may change that."""
+        if statement.kind not in _SQL | _COPIES:
+            return
         if not self.transaction.in_block:
             self.transaction.begin_implicit()
-        await self.transaction.begin_writing()
-        return True
+        if statement.reads_only:
+            await self.transaction.pin_snapshot()
+        else:
+            await self.transaction.begin_writing()
 
     async def prepare(self, name: str, sql: str, declared_types: tuple[int, ...]) -> Prepared:
         texts = split_statements(sql)

@@ -54,7 +54,14 @@ class ExtendedQueries:
         params = prepared.decode(message.params, message.param_formats)
         self._drop_portal(message.portal)
         self.portals[message.portal] = Portal(
-            message.portal, prepared, message.params, message.param_formats, params, message.result_formats
+            message.portal,
+            prepared,
+            message.params,
+            message.param_formats,
+            prepared.param_types(),
+            params,
+            message.result_formats,
+            depth=self._execution.transaction.depth,
         )
         self._channel.write(backend.BIND_COMPLETE)
 
@@ -118,14 +125,23 @@ class ExtendedQueries:
             return await self._execution.writer(portal.running, portal.formats)
         return writer(settle(columns, None), portal.formats)
 
-    async def _start(self, portal: Portal) -> None:
+    async def _settle(self, portal: Portal) -> None:
+        """See to it that the portal is what its statement means in the schema that it is run in."""
         prepared = portal.prepared
         self._execution.check_status(prepared.statement)
-        if await self._execution.hold_schema(prepared.statement):
-            bound_as = prepared.param_types()
+        await self._execution.hold_schema(prepared.statement)
+        if self._execution.is_outdated(prepared):
             await self._execution.refresh(prepared)
-            if prepared.param_types() != bound_as:
-                portal.params = prepared.decode(portal.bound, portal.bound_formats)
+        if prepared.param_types() != portal.bound_types:
+            portal.bound_types = prepared.param_types()
+            portal.params = prepared.decode(portal.bound, portal.bound_formats)
+        now = prepared.writer(portal.formats)
+        if portal.told is not None and now is not None and now.description != portal.told.description:
+            raise SessionError("0A000", "cached plan must not change result type")
+
+    async def _start(self, portal: Portal) -> None:
+        await self._settle(portal)
+        prepared = portal.prepared
         portal.running = await self._execution.start(prepared.statement, portal.params, prepared.columns)
 
     async def execute(self, message: Execute) -> None:
@@ -147,15 +163,20 @@ class ExtendedQueries:
             if suspended:
                 self._channel.write(backend.PORTAL_SUSPENDED)
                 return
-            if portal.done:
-                running.returned -= before
+            running.returned -= before
         portal.done = True
         if running.rows is not None:
             self._execution.transaction.forget(running.rows)
         tag = running.complete_tag()
         self._channel.write(backend.command_complete(tag) if tag else backend.EMPTY_QUERY)
-        if not self._execution.transaction.in_block and _ends_block(portal.prepared.statement):
+        self.after(portal.prepared.statement)
+
+    def after(self, statement: Statement) -> None:
+        """The statement has run: portals live no longer than the transaction that they are of, or its savepoint."""
+        if statement.kind in ("commit", "rollback") and not self._execution.transaction.in_block:
             self.close_portals()
+        elif statement.kind in ("rollback_to", "release"):
+            self._close_portals_of_savepoint(undone=statement.kind == "rollback_to")
 
     def takes_data(self, message: RunPrepared) -> bool:
         """Does the statement read on from the client, as COPY FROM does?"""
@@ -165,6 +186,7 @@ class ExtendedQueries:
     async def run_prepared(self, message: RunPrepared) -> None:
         """`bind`, `describe` and `execute`, one after the other."""
         await self.bind(message.bind)
+        await self._settle(self._find_portal(""))
         if message.described:
             await self.describe(_UNNAMED_PORTAL)
         await self.execute(_ALL_ROWS)
@@ -186,6 +208,14 @@ class ExtendedQueries:
         for name in list(self.portals):
             self._drop_portal(name)
 
+    def _close_portals_of_savepoint(self, *, undone: bool) -> None:
+        """After ROLLBACK TO, those that were opened since the savepoint are gone; after RELEASE they are of those around."""
+        depth = self._execution.transaction.depth
+        for portal in list(self.portals.values()):
+            if undone and portal.depth >= depth:
+                self._drop_portal(portal.name)
+            portal.depth = min(portal.depth, depth)
+
     def close_all(self) -> None:
         self.close_portals()
         self._prepared.clear()
@@ -206,7 +236,3 @@ class ExtendedQueries:
         if portal is None:
             raise SessionError("34000", f"{named('portal', name)} does not exist")
         return portal
-
-
-def _ends_block(statement: Statement) -> bool:
-    return statement.kind in ("commit", "rollback")

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from db_instance.dialect import split_statements
+from db_instance.dialect import check_syntax, split_statements
 from db_instance.engine.engine import Engine
 from db_instance.session.at_once import AtOnce, Begun
 from db_instance.session.channel import Channel, ClientGone, IdleTooLong
@@ -285,14 +285,19 @@ class Session:
         texts = split_statements(sql)
         if not texts:
             self._channel.write(backend.EMPTY_QUERY)
+        if len(texts) > 1:
+            for text in texts:
+                check_syntax(text)
         for index, text in enumerate(texts):
             catalog = await self._transaction.catalog()
             statement, values = await self._execution.translate_text(text)
-            if await self._execution.hold_schema(statement):
+            await self._execution.hold_schema(statement)
+            if catalog is not self._transaction.known_catalog:
                 catalog = await self._transaction.catalog()
                 statement, values = await self._execution.translate_text(text)
             running = await self._execution.start(statement, values)
             await self._return_all(running)
+            self._extended.after(statement)
             if index == len(texts) - 1 and not self._transaction.in_block:
                 await self._transaction.commit()
             self._channel.write(_completion(running))

@@ -291,6 +291,11 @@ class Settings:
         self._local.clear()
         self._changed()
 
+    @property
+    def are_pending(self) -> bool:
+        """Something was set in a transaction that is not over."""
+        return self._before_transaction is not None
+
     def kept(self) -> Kept:
         return dict(self._values), dict(self._local)
 

@@ -136,10 +136,14 @@ class Portal:
     bound: list[bytes | None]
     """The parameters as they came, in these formats."""
     bound_formats: tuple[int, ...]
+    bound_types: tuple[int, ...]
+    """The types that they were decoded for."""
     params: list[Any]
     """The same, decoded."""
     formats: tuple[int, ...]
     running: Running | None = None
+    depth: int = 0
+    """How many savepoints there were when it was bound."""
     told: Writer | None = None
     """What Describe said of the rows: Execute writes them so."""
     done: bool = False

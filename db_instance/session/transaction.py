@@ -54,6 +54,7 @@ class Characteristics:
 class _Savepoint(NamedTuple):
     name: str
     settings: Kept
+    characteristics: Characteristics
 
 
 class Transaction:
@@ -106,32 +107,41 @@ class Transaction:
 
     async def catalog(self) -> Catalog:
         """The schema as this transaction sees it."""
-        if not self._changed_schema:
-            return self._pinned or self._engine.catalog
-        if self._catalog is None:
-            self._catalog = await self._engine.load_catalog(self._lease)
-        return self._catalog
+        found = self.known_catalog
+        if found is None:
+            found = self._catalog = await self._engine.load_catalog(self._lease)
+        return found
 
     @property
     def known_catalog(self) -> Catalog | None:
         """The same if it need not be read first."""
-        return self._catalog if self._changed_schema else self._pinned or self._engine.catalog
+        if self._changed_schema:
+            return self._catalog
+        if self._hold is Hold.NOTHING:
+            return self._engine.catalog_of_readers
+        return self._pinned or self._engine.catalog
 
     async def read(self, sql: str, params: Sequence[Any], *, describe: bool = True) -> Rows:
         """Start a statement that only reads. `describe`: its columns are wanted."""
         if len(self._rows) >= _READING_MAX and self._hold is Hold.NOTHING:
             await self._hold_rows()
+        await self.pin_snapshot()
         lease = self._lease
         if lease is None:
             lease = self._take(await self._engine.lease())
-        if self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED:
-            await self._engine.begin_snapshot(lease)
-            self._hold = Hold.SNAPSHOT
-            self._pinned = await self._engine.catalog_of(lease)
-            await self._establish_savepoints()
         self.has_run = True
         cursor = await self._engine.execute(lease, sql, params, describe=describe)
         return Rows(cursor) if cursor.at_end else self.adopt(cursor)
+
+    async def pin_snapshot(self) -> None:
+        """Before the first statement that reads, if the isolation level wants it."""
+        if self._hold is Hold.NOTHING and self.characteristics.isolation != READ_COMMITTED:
+            lease = self._lease or self._take(await self._engine.lease())
+            await self._engine.begin_snapshot(lease)
+            self._hold = Hold.SNAPSHOT
+            await self._establish_savepoints()
+        if self._hold is Hold.SNAPSHOT and self._pinned is None:
+            self._pinned = await self._engine.catalog_of(self._lease)
 
     async def write(
         self, sql: str, params: Sequence[Any], *, describe: bool = True, changes_schema: bool = False
@@ -149,9 +159,9 @@ class Transaction:
 
     async def begin_writing(self) -> None:
         """Take the write lock, if this transaction does not have it yet."""
+        self._check_may_write()
         if self._hold is Hold.WRITE:
             return
-        self._check_may_write()
         await self._hold_rows()
         self.has_run = True
         timeout_s = self._settings.seconds("lock_timeout")
@@ -184,7 +194,7 @@ class Transaction:
         False in the middle of a transaction that is no block, and for a snapshot that is yet to be pinned.
         """
         if not self.in_block:
-            if self.has_run or self._lease is not None:
+            if self.has_run or self._lease is not None or self._settings.are_pending:
                 return False
             self.begin_implicit()
         return not reads or self._hold is not Hold.NOTHING or self.characteristics.isolation == READ_COMMITTED
@@ -192,7 +202,7 @@ class Transaction:
     def is_ready(self, *, reads: bool) -> bool:
         """Has it a connection, or gets one at once, and the write lock if that is needed?"""
         if not reads:
-            return self._hold is Hold.WRITE and not self._rows
+            return self._hold is Hold.WRITE and not self._rows and not self.characteristics.read_only
         if self._lease is None and (lease := self._engine.idle_lease()) is not None:
             self._take(lease)
         return self._lease is not None
@@ -352,7 +362,7 @@ class Transaction:
             self._end(committed=False)
             raise
         if catalog is not None:
-            self._engine.catalog = catalog
+            self._engine.change_catalog(catalog, lsn)
         self._hold = Hold.NOTHING
         return lsn
 
@@ -363,6 +373,7 @@ class Transaction:
 
     async def fail(self) -> None:
         """A statement failed: undo, and stay in the failed block until the client ends it."""
+        self._close_rows()
         if not self.in_block:
             await self.rollback()
             return
@@ -411,7 +422,7 @@ class Transaction:
     async def savepoint(self, name: str) -> None:
         if len(self._savepoints) >= _SAVEPOINTS_MAX:
             raise SessionError("54000", f"more than {_SAVEPOINTS_MAX} savepoints in one transaction")
-        self._savepoints.append(_Savepoint(name, self._settings.kept()))
+        self._savepoints.append(_Savepoint(name, self._settings.kept(), self.characteristics))
         if self._hold is not Hold.NOTHING:
             await self._command(f"SAVEPOINT s{len(self._savepoints)}")
 
@@ -433,7 +444,13 @@ class Transaction:
             self._catalog = None
         del self._savepoints[depth:]
         self._settings.go_back_to(self._savepoints[-1].settings)
+        self.characteristics = self._savepoints[-1].characteristics
         self.status = b"T"
+
+    @property
+    def depth(self) -> int:
+        """How many savepoints there are."""
+        return len(self._savepoints)
 
     def _depth(self, name: str) -> int:
         for depth in range(len(self._savepoints), 0, -1):

@@ -108,6 +108,8 @@ class Stepper:
         """Go on with the coroutine wherever it stands, until it asks for bytes or ends."""
         waiting, error = self._waiting, self._error
         self._waiting = self._error = None
+        if waiting is not None and error is not None:
+            waiting.cancel()  # as a task does that is cancelled: nobody is to give it what nobody takes
         if waiting is None:
             waiting = self._step(error)
             error = None

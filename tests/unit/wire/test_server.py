@@ -9,46 +9,8 @@ import pytest
 
 from db_instance.session.errors import SessionError
 from db_instance.wire.postgres.server import ServerSettings
+from tests.harness.packets import introduced, message, query, read_until, sqlstate, startup
 from tests.harness.sql_server import ENDLESS, SqlServer
-
-
-def startup(minor: int = 0, *words: bytes) -> bytes:
-    body = (
-        struct.pack(">HH", 3, minor) + b"".join(word + b"\0" for word in (words or (b"user", b"app"))) + b"\0"
-    )
-    return struct.pack(">I", len(body) + 4) + body
-
-
-def message(kind: bytes, body: bytes = b"") -> bytes:
-    return kind + struct.pack(">I", len(body) + 4) + body
-
-
-def query(sql: str) -> bytes:
-    return b"Q" + struct.pack(">I", len(sql) + 5) + sql.encode() + b"\0"
-
-
-async def read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    head = await reader.readexactly(5)
-    return head[:1], await reader.readexactly(struct.unpack(">I", head[1:])[0] - 4)
-
-
-async def read_until(reader: asyncio.StreamReader, kind: bytes) -> list[tuple[bytes, bytes]]:
-    found = []
-    async with asyncio.timeout(10):
-        while not found or found[-1][0] != kind:
-            found.append(await read_message(reader))
-    return found
-
-
-def sqlstate(body: bytes) -> str:
-    return next(field[1:].decode() for field in body.split(b"\0") if field[:1] == b"C")
-
-
-async def introduced(sql: SqlServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await sql.raw()
-    writer.write(startup())
-    await read_until(reader, b"Z")
-    return reader, writer
 
 
 async def test_encryption_is_declined_and_the_session_begins(sql: SqlServer) -> None:
