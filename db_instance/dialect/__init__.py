@@ -33,13 +33,16 @@ def check_syntax(sql: str) -> None:
             raise
 
 
-def translate(sql: str, catalog: Catalog) -> Statement:
-    """One statement. Raises SqlError: 42601 for what is no SQL, 0A000 for what is not supported."""
+def translate(sql: str, catalog: Catalog, declared: tuple[int, ...] = ()) -> Statement:
+    """One statement. `declared`: OIDs of its parameters, from the first one on, 0 where the client does not say.
+
+    Raises SqlError: 42601 for what is no SQL, 0A000 for what is not supported.
+    """
     found = tokens(sql)
     if not found:
         return Statement("empty")
     if is_query(found[0]):
-        return query(sql, catalog)
+        return query(sql, catalog, declared)
     known = utility(found, sql) or definition(found, sql, catalog)
     if known is None:
         raise _no_statement(found[0])

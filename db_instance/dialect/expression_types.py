@@ -13,7 +13,8 @@ from db_instance.dialect.statement import TableInfo
 INTEGERS: Final = types.INTEGERS
 FLOATS: Final = frozenset((types.FLOAT4, types.FLOAT8))
 TEXTS: Final = frozenset((types.TEXT, types.VARCHAR))
-NUMBERS: Final = INTEGERS | FLOATS
+FRACTIONS: Final = FLOATS | {types.NUMERIC}
+NUMBERS: Final = INTEGERS | FRACTIONS
 TIMES: Final = frozenset((types.DATE, types.TIME, types.TIMESTAMP, types.TIMESTAMPTZ))
 
 _SCOPES: Final = (exp.Select, exp.Insert, exp.Update, exp.Delete)
@@ -24,6 +25,9 @@ _AS_THEIR_FIRST: Final = (
     exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Abs, exp.Nullif, exp.Window, exp.Filter,
     exp.Lag, exp.Lead, exp.FirstValue, exp.LastValue,
 )  # fmt: skip
+
+_DECLARED: Final = "declared"
+"""In a parameter's meta: its type, if the client says."""
 
 _told: dict[int, int] = {}
 """What columns of subqueries and CTEs came to, while one is asked for: each is looked at once, however often those
@@ -56,10 +60,21 @@ _OIDS_OF_OURS: Final = {
 """What our functions come to, as views hold what was written for SQLite."""
 
 
+def declare(tree: exp.Expression, declared: tuple[int, ...]) -> None:
+    """Note what the client says of its parameters."""
+    for param in tree.find_all(exp.Parameter):
+        if param.name.isdigit() and 0 < int(param.name) <= len(declared):
+            oid = declared[int(param.name) - 1]
+            param.meta[_DECLARED] = 0 if oid == types.UNKNOWN else oid
+
+
 def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
     """The type of an expression, 0 if its value must tell."""
     if isinstance(node, exp.Column):
         return _column_oid(node, tables)
+    if isinstance(node, exp.Parameter | exp.Var):  # which it is once it is written for SQLite
+        declared: int = node.meta.get(_DECLARED, 0)
+        return declared
     if isinstance(node, exp.Cast):
         return oid_of_type(node.to)
     if isinstance(node, _AS_THEIR_FIRST):
@@ -80,7 +95,7 @@ def oid_of(node: Any, tables: dict[str, TableInfo]) -> int:
         )
     if isinstance(node, exp.Sum):
         inner = oid_of(node.this, tables)
-        return inner if inner in (types.FLOAT4, types.FLOAT8) else types.INT8 if inner else 0
+        return inner if inner in FRACTIONS else types.INT8 if inner else 0
     if isinstance(node, exp.Coalesce):
         oids = [oid for each in [node.this, *node.expressions] if (oid := oid_of(each, tables))]
         return max(oids, key=_width) if NUMBERS.issuperset(oids) and oids else next(iter(oids), 0)
@@ -204,7 +219,7 @@ def _has_no_value(node: Any) -> bool:
 
 
 def _width(oid: int) -> int:
-    order = (0, types.INT2, types.INT4, types.INT8, types.FLOAT4, types.FLOAT8)
+    order = (0, types.INT2, types.INT4, types.INT8, types.NUMERIC, types.FLOAT4, types.FLOAT8)
     return order.index(oid) if oid in order else 0
 
 

@@ -15,7 +15,7 @@ from db_instance.dialect.allowed import check_allowed
 from db_instance.dialect.assignments import complete_assignments
 from db_instance.dialect.column_names import keep_names, name_of, selects_of
 from db_instance.dialect.columns import spell_out
-from db_instance.dialect.expression_types import oid_in_all, oid_of, oid_of_type
+from db_instance.dialect.expression_types import declare, oid_in_all, oid_of, oid_of_type
 from db_instance.dialect.grouping import check_grouping
 from db_instance.dialect.lexer import Token, string_value, tokens, unquote
 from db_instance.dialect.rewriting import rewritten
@@ -30,10 +30,11 @@ from db_instance.dialect.value_types import (
 _KINDS: Final = {"insert": "INSERT 0", "update": "UPDATE", "delete": "DELETE"}
 
 
-def query(sql: str, catalog: Catalog) -> Statement:
+def query(sql: str, catalog: Catalog, declared: tuple[int, ...] = ()) -> Statement:
     """Raises SqlError, InvalidValue."""
     source = _parseable(sql)
     tree = _with_parameters(_parse(source))
+    declare(tree, declared)
     keep_names(tree, source)
     kind = _kind_of(tree)
     locking = bool(tree.find(exp.Lock))

@@ -8,7 +8,15 @@ from sqlglot import exp
 from db_instance.dialect import types
 from db_instance.dialect.changing import as_sqlite_changes
 from db_instance.dialect.distinct_on import first_of_each
-from db_instance.dialect.expression_types import FLOATS, INTEGERS, NUMBERS, TEXTS, oid_of, oid_of_type
+from db_instance.dialect.expression_types import (
+    FLOATS,
+    FRACTIONS,
+    INTEGERS,
+    NUMBERS,
+    TEXTS,
+    oid_of,
+    oid_of_type,
+)
 from db_instance.dialect.functions import INTEGER_CASTS, READ_AS
 from db_instance.dialect.scalar_queries import refuse_several_rows
 from db_instance.dialect.statement import SqlError, TableInfo
@@ -49,7 +57,9 @@ def rewritten(tree: exp.Expression, tables: Tables) -> exp.Expression:
 
 
 def _parameter(node: Any, _: Tables) -> exp.Expr:
-    return exp.Var(this=f"?{node.name}")
+    written = exp.Var(this=f"?{node.name}")
+    written.meta.update(node.meta)
+    return written
 
 
 def _ours(node: Any, _: Tables) -> exp.Expr:
@@ -102,13 +112,13 @@ def _rounded(value: exp.Expr, digits: Any = None) -> exp.Expr:
 
 
 def _is_fraction(node: Any, tables: Tables) -> bool:
-    return oid_of(node, tables) in FLOATS | {types.NUMERIC}
+    return oid_of(node, tables) in FRACTIONS
 
 
 def _is_float(node: Any, tables: Tables) -> bool:
     """To PostgreSQL; what has a fraction and comes of no float is a numeric."""
     return any(
-        oid_of(each, tables) in FLOATS for each in node.find_all(exp.Column, exp.Cast, exp.Parameter)
+        oid_of(each, tables) in FLOATS for each in node.find_all(exp.Column, exp.Cast, exp.Var)
     ) or bool(node.find(exp.Sqrt, exp.Ln, exp.Log, exp.Exp, exp.Pow, exp.Rand))
 
 
@@ -163,7 +173,9 @@ def _as_cast(node: exp.Cast, tables: Tables) -> exp.Expr:
         return _rounded(node.this, sizes[1].this.copy() if len(sizes) > 1 else None)
     if oid in TEXTS:
         return _cut(node, _as_text(node.this, tables))
-    if oid in FLOATS:
+    if oid == types.NUMERIC:
+        name = "sixfold_float"
+    elif oid in FLOATS:
         name = "" if oid_of(node.this, tables) in NUMBERS else "sixfold_float"
     else:
         name = "sixfold_boolean" if oid == types.BOOL else INTEGER_CASTS.get(oid) or READ_AS.get(oid, "")
@@ -180,7 +192,7 @@ def _as_text(node: exp.Expr, tables: Tables) -> exp.Expr:
     inner = node.unnest() if isinstance(node, exp.Paren) else node
     is_quotient = isinstance(inner, exp.Anonymous) and inner.name == "sixfold_quotient"
     is_unclear = is_quotient or isinstance(inner, exp.Div | exp.Round | exp.Case | exp.Subquery)
-    if oid in FLOATS or oid == types.BYTEA or is_unclear:
+    if oid in FRACTIONS or oid == types.BYTEA or is_unclear:
         return exp.Anonymous(this="sixfold_text", expressions=[node])
     is_operator = isinstance(node, exp.Binary) and not isinstance(node, exp.DPipe | exp.Dot)
     return exp.Paren(this=node) if is_operator else node

@@ -12,6 +12,7 @@ import struct
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 from db_instance.dialect import json_text
@@ -46,6 +47,7 @@ PLAIN_NAMES: Final = {
     INT2: "smallint",
     INT4: "integer",
     INT8: "bigint",
+    NUMERIC: "numeric",
     FLOAT4: "real",
     FLOAT8: "double precision",
 }
@@ -120,6 +122,7 @@ _INT8: Final = struct.Struct("!q")
 _UINT4: Final = struct.Struct("!I")
 _FLOAT4: Final = struct.Struct("!f")
 _FLOAT8: Final = struct.Struct("!d")
+_NUMERIC: Final = struct.Struct("!HhHH")
 
 
 def _micros(value: str) -> int:
@@ -145,9 +148,37 @@ _TO_BINARY: Final[dict[int, Callable[[Any], bytes]]] = {
     TIME: lambda value: _INT8.pack(_time_micros(value)),
     TIMESTAMP: lambda value: _INT8.pack(_micros(value)),
     TIMESTAMPTZ: lambda value: _INT8.pack(_micros(value)),
+    NUMERIC: lambda value: _numeric_bytes(Decimal(encode_text(NUMERIC, value).decode())),
     UUID: lambda value: uuid.UUID(value).bytes,
     JSONB: lambda value: b"\1" + _text(value),
 }
+
+
+def _numeric_bytes(value: Decimal) -> bytes:
+    """Groups of four decimal digits (numeric_send in PostgreSQL's numeric.c)."""
+    if not value.is_finite():
+        sign = 0xC000 if value.is_nan() else 0xD000 if value > 0 else 0xF000
+        return _NUMERIC.pack(0, 0, sign, 0)
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    scale = max(0, -exponent)
+    text = "".join(map(str, digits)) + "0" * (max(0, exponent) + -scale % 4)
+    text = text.zfill(len(text) + -len(text) % 4)
+    groups = [int(text[at : at + 4]) for at in range(0, len(text), 4)]
+    weight = len(groups) - 1 - (scale + 3) // 4
+    return _NUMERIC.pack(len(groups), weight, 0x4000 if sign else 0, scale) + struct.pack(
+        f"!{len(groups)}H", *groups
+    )
+
+
+def _numeric(data: bytes) -> float:
+    count, weight, sign, _ = _NUMERIC.unpack_from(data)
+    if sign not in (0, 0x4000):
+        raise InvalidValue("0A000", "NaN and Infinity of type numeric are not supported")
+    groups = struct.unpack_from(f"!{count}H", data, _NUMERIC.size)
+    digits = int("".join(f"{group:04d}" for group in groups) or "0")
+    found = float(Decimal(digits).scaleb(4 * (weight + 1 - count)))
+    return -found if sign else found
 
 
 def _time_micros(value: str) -> int:
@@ -281,6 +312,7 @@ _FROM_TEXT: Final[dict[int, Callable[[str], Any]]] = {
     BOOL: lambda text: _BOOLS[text.strip().lower()],
     FLOAT4: _float,
     FLOAT8: _float,
+    NUMERIC: _float,
     OID: int,
     BYTEA: _bytea,
     UUID: lambda text: str(uuid.UUID(text)),
@@ -300,6 +332,7 @@ _FROM_BINARY: Final[dict[int, Callable[[bytes], Any]]] = {
     OID: lambda data: _UINT4.unpack(data)[0],
     FLOAT4: lambda data: _kept(_FLOAT4.unpack(data)[0]),
     FLOAT8: lambda data: _kept(_FLOAT8.unpack(data)[0]),
+    NUMERIC: _numeric,
     BYTEA: bytes,
     UUID: lambda data: str(uuid.UUID(bytes=data)),
     DATE: lambda data: (_EPOCH_DATE + timedelta(days=_INT4.unpack(data)[0])).isoformat(),

@@ -10,7 +10,15 @@ from sqlglot import exp
 
 from db_instance.dialect import types
 from db_instance.dialect.assignments import pairs
-from db_instance.dialect.expression_types import FLOATS, NUMBERS, TEXTS, TIMES, oid_around, oid_of, results_of
+from db_instance.dialect.expression_types import (
+    FRACTIONS,
+    NUMBERS,
+    TEXTS,
+    TIMES,
+    oid_around,
+    oid_of,
+    results_of,
+)
 from db_instance.dialect.statement import Catalog, SqlError, TableInfo
 
 _READ: Final = frozenset((types.BOOL, types.BYTEA, types.UUID, types.JSON, types.JSONB)) | NUMBERS | TIMES
@@ -51,7 +59,7 @@ def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cat
     for value, oid in [*_values_given(tree, catalog), *_values_set(tree, tables)]:
         if oid in TEXTS and _is_other_as_text(value, tables):
             _cast(value, types.TEXT)
-        if oid in types.INTEGERS and oid_of(value, tables) in FLOATS:
+        if oid in types.INTEGERS and oid_of(value, tables) in FRACTIONS:
             _cast(value, oid)
         if oid in types.NOT_NUMBERS and (given := oid_of(value, tables)) in NUMBERS:
             told = f"column is of type {types.type_name(oid)} but expression is of type {types.PLAIN_NAMES[given]}"
@@ -66,25 +74,35 @@ def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cat
         if id(node) in assigned:
             continue
         sides = [node.this, *(node.args.get(arg) for arg in ("expression", "low", "high")), *node.expressions]
-        sides = [each for each in sides if each is not None and not isinstance(each, exp.Literal)]
-        found = [oid for each in sides if (oid := oid_of(each, tables)) in _WIDER]
-        widest = max(found, key=_WIDER.index, default=0)
-        columns = {oid_of(each, tables) for each in sides if isinstance(each, exp.Column)}
-        if widest == types.TIMESTAMPTZ and types.TIMESTAMP in columns and widest not in columns:
-            widest = types.TIMESTAMP  # the same moments, as zones are UTC, and the column's index is of use
-        for each in sides:
-            oid = oid_of(each, tables)
-            # A date is compared with a parameter that is a timestamp as it is: cast, it would lose its time.
-            is_parameter = isinstance(each, exp.Parameter) and widest in _WIDER[1:]
-            if is_parameter or (oid in _WIDER and oid != widest):
-                _cast(each, widest)
+        sides = [each for each in sides if each is not None]
+        if all(isinstance(each, exp.Tuple) for each in sides):
+            for values in zip(*(each.expressions for each in sides), strict=False):
+                _compare_as_one_type(list(values), tables)
+        else:
+            _compare_as_one_type(sides, tables)
+
+
+def _compare_as_one_type(sides: list[Any], tables: dict[str, TableInfo]) -> None:
+    """Of dates and times the wider type."""
+    sides = [each for each in sides if not isinstance(each, exp.Literal)]
+    found = [oid for each in sides if (oid := oid_of(each, tables)) in _WIDER]
+    widest = max(found, key=_WIDER.index, default=0)
+    columns = {oid_of(each, tables) for each in sides if isinstance(each, exp.Column)}
+    if widest == types.TIMESTAMPTZ and types.TIMESTAMP in columns and widest not in columns:
+        widest = types.TIMESTAMP  # the same moments, as zones are UTC, and the column's index is of use
+    for each in sides:
+        oid = oid_of(each, tables)
+        # A date is compared with a parameter of no type as it is: a timestamp would lose its time.
+        is_parameter = isinstance(each, exp.Parameter) and not oid and widest in _WIDER[1:]
+        if is_parameter or (oid in _WIDER and oid != widest):
+            _cast(each, widest)
 
 
 def _is_other_as_text(value: exp.Expression, tables: dict[str, TableInfo]) -> bool:
     """A boolean, or a float that is no literal: SQLite would hold 1 and 100.0."""
     oid = oid_of(value, tables)
     return oid in (types.BOOL, types.BYTEA) or (
-        oid in FLOATS and value.find(exp.Column, exp.Cast) is not None
+        oid in FRACTIONS and value.find(exp.Column, exp.Cast, exp.Parameter) is not None
     )
 
 
@@ -141,7 +159,7 @@ def param_types(
             number = int(param.name)
         except ValueError:
             raise SqlError("42601", f'syntax error at or near "{param.sql("postgres")}"') from None
-        found[number] = found.get(number) or oid_around(param, tables)
+        found[number] = oid_of(param, tables) or found.get(number) or oid_around(param, tables)
     if isinstance(tree, exp.Insert):
         _types_of_inserted(tree, catalog, found)
     if found and (min(found) < 1 or max(found) > _PROTOCOL_PARAMS_MAX):
@@ -156,7 +174,7 @@ def param_types(
 def _types_of_inserted(tree: exp.Insert, catalog: Catalog, found: dict[int, int]) -> None:
     given = dict(_given(tree, catalog))
     for param in tree.find_all(exp.Parameter):
-        if id(param) in given:
+        if id(param) in given and not oid_of(param, {}):
             found[int(param.name)] = given[id(param)]
 
 

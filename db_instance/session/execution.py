@@ -40,9 +40,9 @@ class Execution:
 
     # Before a statement runs
 
-    async def translate(self, sql: str) -> Statement:
+    async def translate(self, sql: str, declared: tuple[int, ...]) -> Statement:
         """Raises the dialect's SqlError; SessionError in a failed block, unless it ends the block."""
-        statement = self._cache.translate(sql, await self.transaction.catalog())
+        statement = self._cache.translate(sql, await self.transaction.catalog(), declared)
         self.check_status(statement)
         return statement
 
@@ -73,7 +73,7 @@ class Execution:
         if len(texts) > 1:
             raise SessionError("42601", "cannot insert multiple commands into a prepared statement")
         text = texts[0] if texts else ""
-        statement = await self.translate(text)
+        statement = await self.translate(text, declared_types)
         return Prepared(name, text, declared_types, statement, await self.transaction.catalog())
 
     def check_name_is_free(self, name: str) -> None:
@@ -92,7 +92,7 @@ class Execution:
         await self._retranslate(prepared, catalog)
 
     async def _retranslate(self, prepared: Prepared, catalog: Catalog) -> None:
-        statement = self._cache.translate(prepared.sql, catalog)
+        statement = self._cache.translate(prepared.sql, catalog, prepared.declared_types)
         before = prepared.promised
         if before is not None and statement.returns_rows:
             now = static_columns(statement)

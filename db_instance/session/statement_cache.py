@@ -28,7 +28,7 @@ class _Repeated(NamedTuple):
 
 class StatementCache:
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[Catalog, Statement]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, tuple[int, ...]], tuple[Catalog, Statement]] = OrderedDict()
         self._repeated: OrderedDict[str, _Repeated] = OrderedDict()
 
     def repeated(self, sql: str, catalog: Catalog | None) -> tuple[Any, list[Any]] | None:
@@ -90,16 +90,17 @@ class StatementCache:
             )
         ]
 
-    def translate(self, sql: str, catalog: Catalog) -> Statement:
-        """The statement, for this schema. Raises the dialect's SqlError."""
-        known = self._known.get(sql)
+    def translate(self, sql: str, catalog: Catalog, declared: tuple[int, ...] = ()) -> Statement:
+        """The statement, for this schema and its parameters' types. Raises the dialect's SqlError."""
+        key = sql, declared
+        known = self._known.get(key)
         if known is not None and known[0] is catalog:
-            self._known.move_to_end(sql)
+            self._known.move_to_end(key)
             return known[1]
-        statement = translate(sql, catalog)
+        statement = translate(sql, catalog, declared)
         if len(sql) <= _TEXT_CHARACTERS_MAX:
-            self._known[sql] = (catalog, statement)
-            self._known.move_to_end(sql)
+            self._known[key] = (catalog, statement)
+            self._known.move_to_end(key)
             if len(self._known) > _STATEMENTS_MAX:
                 self._known.popitem(last=False)
         return statement
