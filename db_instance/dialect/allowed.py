@@ -129,6 +129,7 @@ _NODES: Final = frozenset(
         "Substring",
         "Trim",
         "Concat",
+        "ConcatWs",
         "Replace",
         "StrPosition",
         "Left",

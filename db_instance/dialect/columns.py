@@ -95,7 +95,7 @@ def _meant_by(
     sources = sources_of(select)
     joins = [join for each in [select, *sources] for join in each.args.get("joins") or []]
     if not qualifier and any(each.args.get("using") or each.method for each in joins):
-        return None
+        return _of_merging_joins(select, tables)
     found: list[exp.Expression] = []
     for source in sources:
         alias = source.alias_or_name
@@ -106,6 +106,37 @@ def _meant_by(
             return None
         found += [exp.column(name, table=alias, quoted=True) for name in names]
     return found or None
+
+
+def _of_merging_joins(select: exp.Select, tables: dict[str, TableInfo]) -> list[exp.Expression] | None:
+    """Columns that USING or NATURAL have made one come first; SQLite leaves them where they are in the first table."""
+    first, *others = sources_of(select)
+    joins = select.args.get("joins") or []
+    found = _columns_of(first, tables)
+    if found is None or len(joins) != len(others):
+        return None
+    for join in joins:
+        right = _columns_of(join.this, tables)
+        if right is None:
+            return None
+        merged = [each.name.lower() for each in join.args.get("using") or []]
+        if join.method.upper() == "NATURAL":
+            merged = [name for name, _ in found if name in dict(right)]
+        left = dict(found)
+        if not all(name in left and name in dict(right) for name in merged):
+            return None
+        both = [(name, exp.column(left[name].name, quoted=True)) for name in merged]
+        found = both + [each for each in [*found, *right] if each[0] not in merged]
+    return [column for _, column in found]
+
+
+def _columns_of(source: exp.Expression, tables: dict[str, TableInfo]) -> list[tuple[str, Any]] | None:
+    """With their names in lower case."""
+    names = _names_of(source, tables)
+    alias = source.alias_or_name
+    if names is None or not alias:
+        return None
+    return [(name.lower(), exp.column(name, table=alias, quoted=True)) for name in names]
 
 
 def _names_of(source: exp.Expression, tables: dict[str, TableInfo]) -> list[str] | None:

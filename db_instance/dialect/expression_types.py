@@ -41,7 +41,10 @@ _OIDS: Final[tuple[tuple[Any, int], ...]] = (
     ((exp.CurrentDate,), types.DATE),
     ((exp.Uuid,), types.UUID),
     ((exp.CurrentUser, exp.SessionUser), types.NAME),
-    ((exp.Lower, exp.Upper, exp.Concat, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat), types.TEXT),
+    (
+        (exp.Lower, exp.Upper, exp.Concat, exp.ConcatWs, exp.DPipe, exp.Substring, exp.Trim, exp.GroupConcat),
+        types.TEXT,
+    ),
     ((exp.Avg, exp.Round, exp.Rand), types.FLOAT8),
 )
 

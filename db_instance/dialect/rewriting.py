@@ -95,6 +95,14 @@ def _concatenation(node: Any, tables: Tables) -> exp.Expr:
     return exp.DPipe(this=left, expression=right, safe=node.args.get("safe"))
 
 
+def _concat(node: Any, tables: Tables) -> exp.Expr:
+    if any(oid_of(each, tables) == types.BYTEA for each in node.expressions):
+        raise SqlError("0A000", f"{node.sql_name().lower()} of bytea is not supported")
+    node.set("expressions", [_as_text(each, tables) for each in node.expressions])
+    whole: exp.Expr = node
+    return whole
+
+
 def _round(node: Any, tables: Tables) -> Any:
     """Floats are rounded half to even; numerics, of which literals are some, away from zero."""
     digits = node.args.get("decimals")
@@ -236,6 +244,8 @@ def _is_other_than_zero(node: Any) -> bool:
 _CHANGES: Final[dict[Any, Callable[[Any, Tables], exp.Expr]]] = {
     **dict.fromkeys(_OURS, _ours),
     exp.Cast: _as_cast,
+    exp.Concat: _concat,
+    exp.ConcatWs: _concat,
     exp.DPipe: _concatenation,
     exp.Div: _division,
     exp.GroupConcat: _without_a_comma,

@@ -66,6 +66,34 @@ def test_a_star_of_a_join_with_using_has_the_column_once() -> None:
     ]  # of NULLs none equals the other
 
 
+@pytest.mark.parametrize(
+    ("sql", "names", "rows"),
+    [
+        ("SELECT * FROM a JOIN b USING (g)", "g id n id m", [(1, 10, 100, 20, 200)]),
+        ("SELECT * FROM a x LEFT JOIN b y USING (g) ORDER BY 1", "g id n id m", [(1, 10, 100, 20, 200), (2, 11, 101, None, None)]),
+        ("SELECT * FROM a FULL JOIN b USING (g) ORDER BY 1", "g id n id m", [(1, 10, 100, 20, 200), (2, 11, 101, None, None), (3, None, None, 21, 201)]),
+        ("SELECT * FROM a NATURAL JOIN (SELECT m, g FROM b) AS q", "g id n m", [(1, 10, 100, 200)]),
+        ("SELECT * FROM a JOIN b USING (g) JOIN c USING (m)", "m g id n id", [(200, 1, 10, 100, 20)]),
+        ("SELECT * FROM c, a JOIN b ON a.g = b.g", "m id n g id m g", [(200, 10, 100, 1, 20, 200, 1)]),
+        ("SELECT b.*, a.id FROM a JOIN b USING (g)", "id m g id", [(20, 200, 1, 10)]),
+        ("WITH q AS (SELECT * FROM a JOIN b USING (g)) SELECT count(*) FROM q", "count", [(1,)]),
+    ],
+)  # fmt: skip
+def test_columns_that_a_join_has_made_one_come_first(
+    sql: str, names: str, rows: list[tuple[Any, ...]]
+) -> None:
+    database = _Database(
+        "CREATE TABLE a (id int, n int, g int)",
+        "CREATE TABLE b (id int, m int, g int)",
+        "CREATE TABLE c (m int)",
+        "INSERT INTO a VALUES (10, 100, 1), (11, 101, 2)",
+        "INSERT INTO b VALUES (20, 200, 1), (21, 201, 3)",
+        "INSERT INTO c VALUES (200)",
+    )
+    assert database.run(sql) == rows
+    assert " ".join(name for name, _ in database.columns(sql)) == names
+
+
 def test_what_goes_into_columns_from_a_subquery_becomes_what_they_are() -> None:
     database = _Database(_TABLE, _ROWS, "CREATE TABLE u (day date)")
     assert database.run(

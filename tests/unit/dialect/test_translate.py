@@ -98,6 +98,7 @@ def test_columns_are_called_as_postgresql_calls_them(expression: str, name: str)
         ("WITH q AS (SELECT DISTINCT ON (w.g) w.n FROM w ORDER BY w.g, w.n) SELECT n FROM q ORDER BY n", [(1,), (4,), (6,)]),
         ("SELECT '007' || n, '#' || n, n || '' FROM t WHERE n = 1", [("0071", "#1", "1")]),
         ("SELECT 'x' || n * 2, n + 1 || 'x' FROM t WHERE n = 2", [("x4", "3x")]),
+        ("SELECT concat('x', b, f, n * 2, NULL), concat_ws('-', b, f, NULL, s) FROM t WHERE n < 3 ORDER BY n", [("xtrue1.52", "true-1.5-a"), ("xfalse24", "false-2-b")]),
         ("SELECT b::text, 'is ' || b FROM t ORDER BY id", [("true", "is true"), ("false", "is false"), (None, None)]),
         ("SELECT f::text, f || 's', (n > 1)::text FROM t WHERE n = 2", [("2", "2s", "true")]),
         ("SELECT 'abcdef'::varchar(3), n::varchar FROM t WHERE n = 2", [("abc", "2")]),
