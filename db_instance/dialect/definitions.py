@@ -21,6 +21,8 @@ def is_definition(first: Token) -> bool:
 
 def definition(tokens: list[Token], sql: str, catalog: Catalog) -> Statement | None:
     """The statement if it defines something; None otherwise. Raises SqlError."""
+    # Names that are not quoted are in lower case, whatever the client writes.
+    tokens = [each._replace(text=each.text.lower()) if each.kind == "word" else each for each in tokens]
     words = [token.text.lower() for token in tokens[:8]]
     if words[:1] == ["truncate"]:
         return _truncate(tokens, catalog)

@@ -34,6 +34,7 @@ def query(sql: str, catalog: Catalog, declared: tuple[int, ...] = ()) -> Stateme
     """Raises SqlError, InvalidValue."""
     source = _parseable(sql)
     tree = _with_parameters(_parse(source))
+    _fold_names(tree)
     declare(tree, declared)
     keep_names(tree, source)
     kind = _kind_of(tree)
@@ -143,6 +144,13 @@ def _with_parameters(tree: exp.Expression) -> exp.Expression:
         return node
 
     return tree.transform(change)
+
+
+def _fold_names(tree: exp.Expression) -> None:
+    """Names that are not quoted are in lower case, whatever the client writes."""
+    for name in tree.find_all(exp.Identifier):
+        if not name.args.get("quoted"):
+            name.set("this", name.name.lower())
 
 
 def _kind_of(tree: exp.Expression) -> str:

@@ -94,6 +94,27 @@ def test_columns_that_a_join_has_made_one_come_first(
     assert " ".join(name for name, _ in database.columns(sql)) == names
 
 
+def test_names_that_are_not_quoted_are_in_lower_case() -> None:
+    database = _Database(
+        'CREATE TABLE Users (userId INT PRIMARY KEY, "firstName" Text DEFAULT CURRENT_USER, Born Date)',
+        "ALTER TABLE USERS ADD COLUMN lastSeen TIMESTAMP",
+        'CREATE VIEW Seen AS SELECT UserID AS Id, lastSeen, max(BORN) OVER () AS "Born" FROM Users',
+    )
+    for sql, names in (
+        ("SELECT * FROM Users", ["userid", "firstName", "born", "lastseen"]),
+        (
+            "SELECT USERID, Users.BORN, count(*) AS HowMany FROM USERS GROUP BY 1, 2",
+            ["userid", "born", "howmany"],
+        ),
+        ('SELECT * FROM (SELECT Born AS B, "firstName" FROM users) AS Q', ["b", "firstName"]),
+        ("SELECT * FROM SEEN", ["id", "lastseen", "Born"]),
+        ('INSERT INTO Users (UserId) VALUES (1) RETURNING UserId, "firstName"', ["userid", "firstName"]),
+        ("UPDATE Users AS U SET Born = NULL RETURNING U.UserId AS WHO", ["who"]),
+    ):
+        assert [name for name, _ in database.columns(sql) or []] == names, sql
+        database.run(sql)
+
+
 def test_what_goes_into_columns_from_a_subquery_becomes_what_they_are() -> None:
     database = _Database(_TABLE, _ROWS, "CREATE TABLE u (day date)")
     assert database.run(
