@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from db_instance.dialect import types
 from db_instance.dialect.assignments import pairs
+from db_instance.dialect.column_names import selects_of
 from db_instance.dialect.expression_types import (
     FRACTIONS,
     NUMBERS,
@@ -30,6 +31,9 @@ _PROTOCOL_PARAMS_MAX: Final = 65_535
 
 _WIDER: Final = (types.DATE, types.TIMESTAMP, types.TIMESTAMPTZ)
 """Each in front of what it becomes where two are compared."""
+
+_ALIKE: Final = (NUMBERS, TEXTS | {types.BPCHAR, types.NAME}, frozenset(_WIDER))
+"""Types that become one where columns of several are one."""
 
 _COMPARISONS: Final = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
 
@@ -55,7 +59,6 @@ def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cat
     """Dates and times become the type of the column that they are given to, or of what they are compared with:
     SQLite holds them as texts, of which those of different types are never equal. What a column of text is given
     becomes text in PostgreSQL's words."""
-    assigned = {id(each) for each in _assignments(tree)}
     for value, oid in [*_values_given(tree, catalog), *_values_set(tree, tables)]:
         if oid in TEXTS and _is_other_as_text(value, tables):
             _cast(value, types.TEXT)
@@ -70,19 +73,51 @@ def cast_values(tree: exp.Expression, tables: dict[str, TableInfo], catalog: Cat
             and not isinstance(value, exp.Literal | exp.Null | exp.Var)
         ):
             _cast(value, oid)
+    _unify_results(tree, tables)
+    _unify_what_is_compared(tree, tables)
+
+
+def _unify_results(tree: exp.Expression, tables: dict[str, TableInfo]) -> None:
+    for node in list(tree.find_all(exp.Coalesce, exp.Nullif, exp.Greatest, exp.Least)):
+        sides = [node.this, node.args.get("expression"), *node.expressions]
+        _become_one_type([each for each in sides if each is not None], tables)
+    for case in list(tree.find_all(exp.Case)):
+        _become_one_type(list(results_of(case)), tables)
+    for union in list(tree.find_all(exp.SetOperation)):
+        for values in zip(*map(_projections, selects_of(union)), strict=False):
+            _refuse_unlike(union, list(values), tables)
+            _become_one_type(list(values), tables)
+
+
+def _unify_what_is_compared(tree: exp.Expression, tables: dict[str, TableInfo]) -> None:
+    assigned = {id(each) for each in _assignments(tree)}
     for node in list(tree.find_all(*_COMPARISONS, exp.Between, exp.In)):
         if id(node) in assigned:
             continue
         sides = [node.this, *(node.args.get(arg) for arg in ("expression", "low", "high")), *node.expressions]
-        sides = [each for each in sides if each is not None]
-        if all(isinstance(each, exp.Tuple) for each in sides):
-            for values in zip(*(each.expressions for each in sides), strict=False):
-                _compare_as_one_type(list(values), tables)
-        else:
-            _compare_as_one_type(sides, tables)
+        rows = [[each] for each in sides if each is not None]
+        if any(isinstance(each, exp.Tuple) for (each,) in rows):
+            rows = [each.expressions for (each,) in rows]
+        rows += [_projections(each) for each in selects_of(node.args.get("query"))]
+        for values in zip(*rows, strict=False):
+            _become_one_type(list(values), tables)
 
 
-def _compare_as_one_type(sides: list[Any], tables: dict[str, TableInfo]) -> None:
+def _projections(select: exp.Select) -> list[Any]:
+    return [each.unalias() for each in select.expressions]
+
+
+def _refuse_unlike(union: exp.SetOperation, values: list[Any], tables: dict[str, TableInfo]) -> None:
+    """Columns that can be of no one type."""
+    oids = [oid_of(each, tables) for each in values if not isinstance(each, exp.Literal | exp.Star)]
+    known = [oid for oid in oids if oid]
+    for oid in known[1:]:
+        if oid != known[0] and not any({oid, known[0]} <= kind for kind in _ALIKE):
+            first, other = (types.PLAIN_NAMES.get(each) or types.type_name(each) for each in (known[0], oid))
+            raise SqlError("42804", f"{union.key.upper()} types {first} and {other} cannot be matched")
+
+
+def _become_one_type(sides: list[Any], tables: dict[str, TableInfo]) -> None:
     """Of dates and times the wider type."""
     sides = [each for each in sides if not isinstance(each, exp.Literal)]
     found = [oid for each in sides if (oid := oid_of(each, tables)) in _WIDER]

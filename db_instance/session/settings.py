@@ -102,11 +102,19 @@ def _date_style(name: str, value: str) -> str:
 
 
 def _time_zone(name: str, value: str) -> str:
-    if value.upper() in ("UTC", "GMT", "Z", "DEFAULT", "LOCAL") or value in zoneinfo.available_timezones():
+    if _UTC.fullmatch(value):
         return value
-    if re.fullmatch(r"[+-]?\d{1,2}(:?\d{2})?|<[+-]\d{2,4}>[+-]\d{1,2}(:\d{2})?", value):
-        return value
+    if value in zoneinfo.available_timezones() or _OFFSET.fullmatch(value):
+        hint = "Give times with their offset, and convert in the client."
+        raise SessionError("0A000", f'TimeZone "{value}" is not supported: all times are UTC', hint=hint)
     raise _bad(name, value)
+
+
+_UTC: Final = re.compile(
+    r"(Etc/)?(UTC|UCT|GMT([+-]?0)?|Universal|Zulu|Greenwich)|Z|DEFAULT|LOCAL|[+-]?00?(:?00)?|<[+-]00>[+-]00?",
+    re.IGNORECASE,
+)
+_OFFSET: Final = re.compile(r"[+-]?\d{1,2}(:?\d{2})?|<[+-]\d{2,4}>[+-]\d{1,2}(:\d{2})?")
 
 
 def isolation_level(name: str, value: str) -> str:
@@ -237,6 +245,8 @@ class Settings:
         for name, value in given.items():
             own_name = spelling(name)
             setting = SETTINGS.get(own_name)
+            if own_name == "TimeZone" and not _UTC.fullmatch(value):
+                continue  # drivers send the zone of their machine: they are told that it is UTC here
             if setting is not None and own_name != "session_authorization":
                 value = setting.check(own_name, value)
             self._started_with[own_name] = value

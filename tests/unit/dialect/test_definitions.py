@@ -288,3 +288,37 @@ def test_indexes_of_expressions_serve_the_queries_that_name_them() -> None:
         assert index in str(plan)
     names = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY 1"
     assert database._connection.execute(names).fetchall() == [("by_text",), ("t_b_idx",), ("t_lower_idx",)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        ("SELECT d IN (SELECT ts FROM e), ts IN (SELECT tz FROM e), (d, id) IN (SELECT ts, id FROM e) FROM e", [(1, 1, 1)]),
+        ("SELECT (d, id) = (ts, 1), (id, tz) IN ((1, d), (2, ts)) FROM e", [(1, 1)]),
+        ("SELECT nullif(d, ts) IS NULL, coalesce(d, ts) = ts, greatest(ts, d) = d, least(d, tz) = tz FROM e", [(1, 1, 1, 1)]),
+        ("SELECT d AS x FROM e UNION SELECT ts FROM e", [("2024-01-05 00:00:00",)]),
+        ("SELECT ts AS x FROM e UNION SELECT tz FROM e UNION SELECT d FROM e", [("2024-01-05 00:00:00+00",)]),
+        ("SELECT CASE WHEN id = 1 THEN d ELSE ts END AS x FROM e", [("2024-01-05 00:00:00",)]),
+        ("SELECT count(*) FROM (SELECT d FROM e UNION SELECT tz FROM e) AS q", [(1,)]),
+    ],
+)  # fmt: skip
+def test_dates_and_times_of_different_types_are_one_moment(sql: str, rows: list[tuple[Any, ...]]) -> None:
+    database = _Database(
+        "CREATE TABLE e (id int, d date, ts timestamp, tz timestamptz)",
+        "INSERT INTO e VALUES (1, '2024-01-05', '2024-01-05', '2024-01-05')",
+    )
+    assert database.run(sql) == rows
+    if "AS x" in sql:
+        assert database.columns(sql)[0][1] == (1184 if "tz" in sql else 1114)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT id FROM t UNION SELECT s FROM t", "SELECT b FROM t EXCEPT SELECT d FROM t"]
+)
+def test_a_union_of_unlike_columns_is_refused(sql: str) -> None:
+    database = _Database(_TABLE, _ROWS)
+    assert database.refused(sql) == "42804"
+    assert database.run("SELECT id FROM t UNION SELECT NULL UNION SELECT 2.5 ORDER BY 1 LIMIT 2") == [
+        (1,),
+        (2,),
+    ]

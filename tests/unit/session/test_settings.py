@@ -13,7 +13,8 @@ from db_instance.session.settings import Settings
         ("statement_timeout", "0", "0"),
         ("STATEMENT_TIMEOUT", "250ms", "250ms"),
         ("client_encoding", "utf-8", "UTF8"),
-        ("timezone", "Europe/Berlin", "Europe/Berlin"),
+        ("timezone", "Etc/UTC", "Etc/UTC"),
+        ("timezone", "+00:00", "+00:00"),
         ("datestyle", "ISO", "ISO, MDY"),
         ("default_transaction_isolation", "Repeatable  Read", "repeatable read"),
         ("default_transaction_read_only", "true", "on"),
@@ -33,6 +34,8 @@ def test_values_are_shown_as_postgresql_does(name: str, value: str, shown: str) 
         ("statement_timeout", "soon", "22023"),
         ("client_encoding", "latin1", "0A000"),
         ("timezone", "Nowhere/City", "22023"),
+        ("timezone", "Europe/Berlin", "0A000"),
+        ("timezone", "-05:00", "0A000"),
         ("server_version", "99", "55P02"),
         ("default_transaction_isolation", "chaos", "22023"),
         ("standard_conforming_strings", "off", "22023"),
@@ -86,3 +89,9 @@ def test_a_savepoint_is_gone_back_to_any_number_of_times() -> None:
     settings.end(committed=True)
     assert settings.get("app.user") == "1"
     assert settings.get("work_mem") == Settings().get("work_mem")
+
+
+def test_a_driver_that_sends_the_zone_of_its_machine_is_told_which_one_counts() -> None:
+    settings = Settings()
+    settings.start_with({"TimeZone": "Europe/Berlin", "application_name": "x"})
+    assert (settings.get("timezone"), settings.get("application_name")) == ("UTC", "x")
