@@ -387,6 +387,7 @@ class Engine:
             await self._create_database()
         lease = await self.lease()
         self.catalog = await self.load_catalog(lease)
+        self._earlier_catalogs.clear()
         self.give_back(lease)
 
     async def _create_database(self) -> None:
