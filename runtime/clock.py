@@ -2,7 +2,10 @@
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Final, Protocol
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's monotonic clock stands still while the machine sleeps, and a lease would last as long."""
 
 
 class Clock(Protocol):
@@ -11,7 +14,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds from some start: it never goes back."""
+        """Seconds from some start: it never goes back, and goes on while the machine sleeps."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
@@ -22,7 +25,7 @@ class RealClock:
         return time.time()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_CLOCK)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

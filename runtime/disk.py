@@ -5,17 +5,23 @@ FileNotFoundError, no space left, input/output error.
 """
 
 import asyncio
+import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 UNFINISHED: Final = ".new"
 """At the end of the name that a file has until `replace` has written all of it. A crash may leave it there."""
+
+
+NO_FILE_LEFT: Final = frozenset((errno.EMFILE, errno.ENFILE))
+"""Errors of a process that has as many files open as it may: they tell nothing of the file."""
 
 
 class Readable(Protocol):
@@ -173,11 +179,20 @@ class FromTheMedium:
         self._file.close()
 
 
+def _started(threads: int) -> ThreadPoolExecutor:
+    """Threads that are there: one that cannot be had is not to be missed in the middle of a sync."""
+    executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="disk")
+    all_there = threading.Barrier(threads)
+    for each in [executor.submit(all_there.wait) for _ in range(threads)]:
+        each.result()
+    return executor
+
+
 class RealDisk:
     def __init__(self, root: Path) -> None:
         self._root = root
         _make_folder(root)
-        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="disk")
+        self._executor = _started(2)
         self._pace = _Pace()
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
@@ -233,6 +248,9 @@ def held(folder: Path) -> Iterator[None]:
     Raises BlockingIOError if another process holds it.
     """
     _make_folder(folder)
+    for each in (folder, *folder.absolute().parents):
+        with suppress(OSError):  # others made it, perhaps just now; those above may not be ours to read
+            _sync_folder(each)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

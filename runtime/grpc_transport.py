@@ -18,6 +18,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from proto import runtime_pb2
+from runtime.addresses import host_and_port
 from runtime.events import get_logger
 from runtime.socket_stream import StreamServer, connect
 from runtime.transport import Handlers, Stream, Unary
@@ -171,7 +172,7 @@ class GrpcTransport:
     async def _locate_streams(self, address: str) -> tuple[str, int]:
         request = runtime_pb2.LocateRequest().SerializeToString()
         reply = await self.call(address, _LOCATE, request, timeout_s=CONNECT_TIMEOUT_S)
-        return _host(address), runtime_pb2.LocateReply.FromString(reply).port
+        return host_and_port(address)[0], runtime_pb2.LocateReply.FromString(reply).port
 
     async def serve(self, address: str, handlers: Handlers) -> GrpcServer:
         """Raises OSError if the address is in use."""
@@ -179,7 +180,7 @@ class GrpcTransport:
         streams = None
         if handlers.stream:
             streams = StreamServer(handlers.stream)
-            await streams.start(_host(address))
+            await streams.start(host_and_port(address)[0])
             unary[_LOCATE] = _locating(streams.port)
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         server.add_generic_rpc_handlers((_Table(unary),))

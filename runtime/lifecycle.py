@@ -3,11 +3,15 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import uvloop
+
+_FILES_MAX: Final = 1 << 20
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
@@ -20,7 +24,16 @@ def run(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:
         return 2
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _allow_many_files()
     return uvloop.run(_main(main))
+
+
+def _allow_many_files() -> None:
+    """As many as may be had: each layer, client and peer is one, and the usual limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, _FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _main(main: Callable[[asyncio.Event], Awaitable[int]]) -> int:

@@ -70,11 +70,8 @@ async def _serve(arguments: argparse.Namespace, stopping: asyncio.Event) -> int:
     await node.stop()
     await transport.close()
     if restarting.done():
-        log.warning("node.restarts", node=arguments.id, reason="the disk was full, and has room again")
-        print(
-            f"storage node {arguments.id}: the disk was full, and has room again: start it anew",
-            file=sys.stderr,
-        )
+        log.warning("node.restarts", node=arguments.id, reason=node.restarts_because)
+        print(f"storage node {arguments.id}: {node.restarts_because}: start it anew", file=sys.stderr)
         return RESTART
     log.info("node.stopped", node=arguments.id)
     return 0

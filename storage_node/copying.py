@@ -9,6 +9,8 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from proto import storage_pb2
 from runtime.disk import File
 from runtime.events import get_logger
@@ -87,12 +89,13 @@ class Copier:
                 data = await self._transport.call(
                     peer.address, _SERVICE + "NodeStatus", request, timeout_s=CALL_TIMEOUT_S
                 )
-            except VolumeError:
+                status = storage_pb2.NodeStatusReply.FromString(data)
+            except (VolumeError, DecodeError):
                 return False
             return any(
                 (each.volume, each.group, each.slot) == (segment.volume, segment.id.group, peer.slot)
                 and each.state in ("ok", "behind")
-                for each in storage_pb2.NodeStatusReply.FromString(data).segment
+                for each in status.segment
             )
 
         return sum(

@@ -11,6 +11,8 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.message import DecodeError
+
 from proto import storage_pb2
 from runtime.events import get_logger
 from runtime.transport import Transport
@@ -106,7 +108,7 @@ class Gossip:
             if taken:
                 await self._node.settle([segment])
                 self._node.tell_watchers(segment)
-        except VolumeError as error:
+        except (VolumeError, DecodeError) as error:
             events.info("segment.copy_failed", segment=str(segment.id), source=source.node, reason=str(error))
         except OSError as error:
             events.error("gossip.disk_failed", source=source.node, reason=str(error))
@@ -132,7 +134,7 @@ class Gossip:
                 if not await self._ask(address, shared[:_ASKS_MAX]):
                     return
                 self._gained = True
-            except VolumeError:
+            except (VolumeError, DecodeError):
                 return  # a peer that is away: the next turn asks another
             except OSError as error:
                 events.error("gossip.disk_failed", source=address, reason=str(error))

@@ -17,12 +17,13 @@ held comes back from the peers. A file goes once all its frames are in layers.
 """
 
 import asyncio
+import errno
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from runtime.disk import Disk, File, FromTheMedium, Readable
+from runtime.disk import NO_FILE_LEFT, Disk, File, FromTheMedium, Readable
 from runtime.events import get_logger
 from volume.errors import CorruptRecord, UnknownFormat, VolumeError
 from volume.ids import GroupId, Lsn, VolumeId
@@ -84,7 +85,8 @@ class HotLog:
 
     def _replay_file(self, name: str, *, is_last: bool) -> Iterator[tuple[FrameHeader, bytes]]:
         log = _LogFile(name, self._disk.open(f"hot/{name}"))
-        data = log.file.read(0, log.file.size)
+        # From the medium: what a sync could not write the system takes for written from then on, and shows it.
+        data = FromTheMedium(log.file).read(0, log.file.size)
         if len(data) < _HEAD.size:
             log.file.close()
             self._disk.remove(f"hot/{name}")  # a crash right after its creation
@@ -165,8 +167,14 @@ class HotLog:
     def _current(self) -> _LogFile:
         if self._writing is None or self._writing.file.size >= _FILE_BYTES:
             name = f"{self._next_number:08d}.log"
+            try:
+                file = self._disk.open(f"hot/{name}", create=True)
+            except OSError as error:
+                if self._writing is None or error.errno not in NO_FILE_LEFT:
+                    raise
+                return self._writing  # it grows, until this process may open files again
             self._next_number += 1
-            log = _LogFile(name, self._disk.open(f"hot/{name}", create=True))
+            log = _LogFile(name, file)
             log.file.append(self._head)
             self._files.append(log)
             self._writing = log
@@ -240,6 +248,11 @@ class HotLog:
             # What a failed fsync wrote is unknown and a second one may lie: the log is done for.
             self.failed = error
             return error
+        except BaseException as error:
+            self.failed = OSError(errno.EIO, f"not synced: {type(error).__name__}: {error}")
+            if not isinstance(error, Exception):
+                raise
+            return self.failed
         finally:
             self._in_sync = []
         self._note_sync(began)

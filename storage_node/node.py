@@ -95,6 +95,7 @@ class StorageNode:
         self._room = asyncio.Event()
         self.must_restart = asyncio.Event()
         """This process has done what it can: another one in its place can do more."""
+        self.restarts_because = ""
         self._changing = asyncio.Lock()
         self._leases: dict[VolumeId, tuple[Epoch, float]] = {}
         self._opened_s = clock.monotonic()
@@ -147,7 +148,19 @@ class StorageNode:
     def start(self) -> None:
         work = [self._housekeeping(), self._compacting(), self.gossip.run(), self.gossip.run_copies()]
         for each in [*work, self.scrub.run()]:
-            self._tasks.append(asyncio.ensure_future(each))
+            task = asyncio.ensure_future(each)
+            task.add_done_callback(self._on_ended)
+            self._tasks.append(task)
+
+    def _on_ended(self, task: asyncio.Task[None]) -> None:
+        """Half a node is worse than none: it would answer, and stand still."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            events.error("node.bug", exc_info=error)
+            self._restart(f"it went wrong ({type(error).__name__}: {error})")
+
+    def _restart(self, why: str) -> None:
+        self.restarts_because = why
+        self.must_restart.set()
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -377,7 +390,7 @@ class StorageNode:
         while True:
             await asyncio.sleep(_TICK_S)
             if self._has_room_again():
-                self.must_restart.set()
+                self._restart("the disk was full, and has room again")
             await self._settle_what_was_left()
             for segment in self.segments.values():
                 segment.peer_log.tidy()

@@ -175,7 +175,7 @@ class SegmentStore:
         flushed, timeline = self.flushed_lsn, self.chain.timeline.epoch
         try:
             await write_manifest(self._disk, self._folder, self._manifest())
-        except OSError as error:
+        except Exception as error:  # whatever it is, memory holds what the disk does not
             self.fail(f"write manifest: {error}", out_of_room=is_out_of_room(error))
             raise SegmentFailed(f"use {self.id}: {self.failed}") from None
         self.released_lsn = flushed

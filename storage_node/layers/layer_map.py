@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import lz4.block
 
-from runtime.disk import Disk, File, FromTheMedium
+from runtime.disk import NO_FILE_LEFT, Disk, File, FromTheMedium
 from storage_node.layers.layer_file import KIND_DELTA, KIND_IMAGE, Entry, LayerReader, LayerWriter
 from storage_node.segment.chain import KeyRun, key_runs
 from volume.errors import CorruptPage, VolumeError
@@ -124,7 +124,9 @@ class LayerMap:
         for info in infos:
             try:
                 self._readers[info.name] = self._reader(info.name)
-            except (VolumeError, OSError):
+            except (VolumeError, OSError) as error:
+                if isinstance(error, OSError) and error.errno in NO_FILE_LEFT:
+                    raise
                 bad.append(info.name)
         self.layers = tuple(_newest_first(info for info in infos if info.name in self._readers))
         self.retained_from = retained_from
