@@ -283,9 +283,14 @@ class Engine:
 
     async def begin_snapshot(self, lease: Lease) -> None:
         """Pin the newest read point until the transaction ends."""
-        await parking.run(
-            lambda: lease.connection.execute("BEGIN; SELECT 1 FROM sqlite_schema LIMIT 0").fetchall()
-        )
+        try:
+            await parking.run(
+                lambda: lease.connection.execute("BEGIN; SELECT 1 FROM sqlite_schema LIMIT 0").fetchall()
+            )
+        except BaseException:
+            if lease.connection.in_transaction:
+                lease.connection.execute("ROLLBACK")
+            raise
         assert lease.file.read_point is not None
 
     async def upgrade(self, lease: Lease, lock_timeout_s: float | None = None) -> None:

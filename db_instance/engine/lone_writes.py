@@ -34,8 +34,9 @@ _LOOKS_MAX: Final = 1
 """SQLite's progress handler is called once in so many steps, counted over all runs of a statement: the first
 call says nothing, the second that this run is a long one."""
 
-_OWN_ERRORS: Final = (apsw.ConstraintError, apsw.MismatchError, apsw.SQLError, apsw.TooBigError, ValueError)
-"""What is wrong with one statement, and not with the others."""
+_OWN_ERRORS: Final = (apsw.ConstraintError,)
+"""What is wrong with one statement, and not with the others, and of which SQLite is sure to undo the statement only: it
+keeps no journal for statements that it takes for ones that cannot fail, and some of them can (the sum of integers)."""
 
 
 class RunAlone(Exception):
@@ -59,7 +60,9 @@ class LoneWrite:
         self.catalog = catalog
         """The schema that it was translated for; None: it is for any."""
         self.started = False
-        """From now on it cannot be taken back."""
+        """From now on it cannot be taken back, until the attempt has failed."""
+        self.unwanted: Exception | None = None
+        """Why it is not to be run again if the attempt fails."""
         self.changed = 0
         self.error: Exception | None = None
         self.done: asyncio.Future[tuple[int, Lsn]] = asyncio.get_running_loop().create_future()
@@ -100,11 +103,17 @@ class LoneWrites:
     ) -> LoneWrite:
         write = LoneWrite(sql, params, lock_timeout_s, user, catalog)
         self._waiting.append(write)
+        write.done.add_done_callback(lambda _: self._forget(write))
         if len(self._waiting) >= self._expected:
             self._complete.set()
         if self._task is None:
             self._task = asyncio.create_task(self._serve())
         return write
+
+    def _forget(self, write: LoneWrite) -> None:
+        """One that was given up holds no place, and no memory, until the others' turn comes."""
+        if write in self._waiting:
+            self._waiting.remove(write)
 
     def close(self) -> None:
         if self._task is not None:

@@ -112,7 +112,9 @@ class Session:
         """
         if isinstance(reason, FatalError):
             self._doom = reason
-        if self._can_cancel and not self._transaction.committing and self._cancelled is None:
+        if not self._can_cancel or self._transaction.begrudge(reason):
+            return
+        if not self._transaction.committing and self._cancelled is None:
             self._cancelled = reason
             assert self._task is not None
             self._task.cancel()

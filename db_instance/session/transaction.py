@@ -86,9 +86,15 @@ class Transaction:
     @property
     def committing(self) -> bool:
         """A commit is under way: it can no longer be cancelled."""
-        if self._joined is not None and self._joined.started:
-            return True
         return self._committing or (self._lease is not None and self._lease.file.committing)
+
+    def begrudge(self, reason: Exception) -> bool:
+        """False if the statement does not run together with others. It cannot be cancelled then, but if they come to
+        nothing it is not run again: this is raised."""
+        if self._joined is None or not self._joined.started:
+            return False
+        self._joined.unwanted = reason
+        return True
 
     @property
     def in_block(self) -> bool:
@@ -256,10 +262,12 @@ class Transaction:
         if not others.gathering:
             return None
         timeout_s = self._settings.seconds("lock_timeout")
-        self._joined = others.add(sql, params, timeout_s, self._user, catalog)
+        joined = self._joined = others.add(sql, params, timeout_s, self._user, catalog)
         try:
-            return await self._joined.done
+            return await joined.done
         except RunAlone:
+            if joined.unwanted is not None:
+                raise joined.unwanted from None
             return None
         finally:
             self._joined = None

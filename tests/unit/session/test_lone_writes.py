@@ -11,6 +11,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from db_instance.engine.lone_writes import LoneWrite, LoneWrites
+from db_instance.engine.pages import Pages
 from tests.harness.sql_server import SqlServer
 
 _CLIENTS = 12
@@ -272,3 +273,70 @@ class TestWithoutAQuorum:
         assert set(found) <= {"08007", "53000"}
         assert "08007" in found
         await _close(clients)
+
+
+async def test_one_that_fails_as_sqlite_does_not_expect_leaves_nothing(
+    sql: SqlServer, sizes: list[int]
+) -> None:
+    """SQLite keeps no journal for a statement of which it knows no constraint that might fail."""
+    clients = await _clients(
+        sql,
+        "create table t (n int)",
+        "create table p (s text)",
+        "create table u (k int, x bigint)",
+        "insert into u values (1, 1), (2, 2), (3, 9223372036854775807), (3, 9223372036854775807)",
+    )
+    overflows = (
+        "insert into p select 'c' from u where k < 3 or (select sum(o.x) from u o where o.k = u.k) > %s"
+    )
+    texts: list[Text] = [("insert into t values (%s)", (1,))] * (_CLIENTS - 1) + [(overflows, (0,))]
+    for _ in range(3):
+        assert await _all_at_once(clients, texts) == [1] * (_CLIENTS - 1) + ["22003"]
+    assert max(sizes) > 1
+    assert (await (await clients[0].execute("select count(*) from p")).fetchone()) == (0,)
+    await _close(clients)
+
+
+async def test_a_timeout_while_they_run_together_holds_when_it_runs_alone(
+    sql: SqlServer, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoneWrites, "gathering", property(lambda self: True))
+    client = await sql.connect()
+    await client.execute("create table p (id int primary key, s text)")
+    numbers = "with recursive c(n) as (select 1 union all select n + 1 from c where n < 20000)"
+    await client.execute(f"insert into p {numbers} select n, '{'x' * 80}' from c")
+    text = "update p set s = 'y' where id < %s or length(s) > 500"
+    for _ in range(2):
+        await client.execute(text, (0,), prepare=True)
+    await client.execute("set statement_timeout = '100ms'")
+    sql.engine.reset_connections()
+    sql.engine.pages.cache.clear()
+    fetch = Pages.fetch
+
+    async def slow(self: Pages, *arguments: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await fetch(self, *arguments)
+
+    monkeypatch.setattr(Pages, "fetch", slow)
+    sizes.clear()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        await client.execute(text, (0,), prepare=True)
+    assert sizes == [1]
+    await client.close()
+
+
+async def test_those_that_have_given_up_hold_no_memory(sql: SqlServer) -> None:
+    clients = await _clients(sql, "create table t (n int, s text)")
+    texts: list[Text] = [("insert into t values (%s, %s)", (1, "x"))] * _CLIENTS
+    for _ in range(5):
+        await _all_at_once(clients, texts)
+    holder = await sql.connect()
+    await holder.execute("begin")
+    await holder.execute("insert into t values (0, 'h')")
+    for client in clients:
+        await client.execute("set lock_timeout = '10ms'")
+    for _ in range(5):
+        assert await _all_at_once(clients, texts) == ["55P03"] * _CLIENTS
+    assert not sql.engine.lone_writes._waiting
+    await holder.close()
+    await _close(clients)

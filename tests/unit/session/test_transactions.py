@@ -7,6 +7,8 @@ import psycopg
 import pytest
 from psycopg import AsyncClientCursor, errors
 
+from db_instance.engine import parking
+from db_instance.engine.pages import Pages
 from tests.harness.packets import (
     FLUSH,
     SYNC,
@@ -229,3 +231,21 @@ async def test_what_was_set_before_a_request_that_is_answered_at_once_stays(sql:
         await client.ask(query(text))
     assert b"x" in dict(await client.ask(query("show application_name")))[b"D"]
     client.close()
+
+
+async def test_a_snapshot_that_could_not_be_pinned_is_pinned_later(
+    sql: SqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with await sql.connect() as connection, await sql.connect() as other:
+        await connection.execute("create table t (n int)")
+        await other.execute("select * from t")  # an idle connection is at hand
+        await connection.execute("begin isolation level repeatable read")
+        await connection.execute("savepoint a")
+        await connection.execute("set statement_timeout = '50ms'")
+        never = asyncio.get_running_loop().create_future()
+        with monkeypatch.context() as patched, pytest.raises(errors.QueryCanceled):
+            patched.setattr(Pages, "confirm", lambda self: parking.park(asyncio.shield(never)))
+            await connection.execute("select * from t")
+        await connection.execute("rollback to a")
+        assert await _rows(connection, "select * from t") == []
+        await connection.execute("commit")
