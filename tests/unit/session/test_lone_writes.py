@@ -308,13 +308,13 @@ async def test_a_timeout_while_they_run_together_holds_when_it_runs_alone(
     text = "update p set s = 'y' where id < %s or length(s) > 500"
     for _ in range(2):
         await client.execute(text, (0,), prepare=True)
-    await client.execute("set statement_timeout = '100ms'")
+    await client.execute("set statement_timeout = '400ms'")
     sql.engine.reset_connections()
     sql.engine.pages.cache.clear()
     fetch = Pages.fetch
 
     async def slow(self: Pages, *arguments: Any) -> Any:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         return await fetch(self, *arguments)
 
     monkeypatch.setattr(Pages, "fetch", slow)
