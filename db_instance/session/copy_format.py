@@ -121,17 +121,22 @@ class CopyReader:
     def _goes_on(self, line: bytes) -> bool:
         """Whether the newline after this belongs to a value."""
         if self._options.csv:
-            turns = self._options.quote in line and self._inside_quotes(line)
-            return turns != bool(self._pending)
+            return self._ends_inside_quotes(line, inside=bool(self._pending))
         if not line.endswith(b"\\"):
             return False
         return (len(line) - len(line.rstrip(b"\\"))) % 2 == 1
 
-    def _inside_quotes(self, line: bytes) -> bool:
+    def _ends_inside_quotes(self, line: bytes, *, inside: bool) -> bool:
         quote, escape = self._options.quote, self._options.escape
-        if escape != quote:
-            line = line.replace(escape + escape, b"").replace(escape + quote, b"")
-        return line.count(quote) % 2 == 1
+        if escape == quote or escape not in line:
+            return inside != (line.count(quote) % 2 == 1)
+        marks = re.findall(b"%b[%b%b]|%b" % tuple(map(re.escape, (escape, escape, quote, quote))), line)
+        for mark in marks:
+            if mark == quote:
+                inside = not inside
+            elif mark.endswith(quote):
+                inside = True  # outside of quotes the escape is a character like others
+        return inside
 
     def _text_fields(self, line: bytes) -> Fields:
         options = self._options

@@ -83,14 +83,14 @@ def test_a_quote_that_is_never_closed_is_refused_after_as_much_as_a_line_may_be(
 
 def test_the_lines_of_a_quoted_value_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = 0
-    inside = CopyReader._inside_quotes
+    ends_inside = CopyReader._ends_inside_quotes
 
-    def counting(self: CopyReader, line: bytes) -> bool:
+    def counting(self: CopyReader, line: bytes, *, inside: bool) -> bool:
         nonlocal looked_at
         looked_at += len(line)
-        return inside(self, line)
+        return ends_inside(self, line, inside=inside)
 
-    monkeypatch.setattr(CopyReader, "_inside_quotes", counting)
+    monkeypatch.setattr(CopyReader, "_ends_inside_quotes", counting)
     reader = CopyReader(CopyOptions(csv=True, delimiter=b",", null=b""))
     data = b'1,"a\n' + b'b ""c""\n' * 500 + b'd"\n'
     found = [row for at in range(0, len(data), 100) for row in reader.feed(data[at : at + 100])]
@@ -125,3 +125,18 @@ def test_options_under_which_values_could_change_places_are_refused(
     with pytest.raises(SessionError) as told:
         read_options(given_)
     assert told.value.sqlstate == sqlstate
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (b'a\\"b",1\nx,2\nc\\"d",3\n', [[b"a\\b", b"1"], [b"x", b"2"], [b"c\\d", b"3"]]),
+        (b'"a\\"\nb",1\n', [[b'a"\nb', b"1"]]),
+        (b'"a\\\\",1\n"b\\\\\n",2\n', [[b"a\\", b"1"], [b"b\\\n", b"2"]]),
+        (b'\\\\"a\n"\\\\,1\n', [[b"\\\\a\n\\\\", b"1"]]),
+    ],
+)
+def test_outside_of_quotes_an_escape_is_a_character(data: bytes, rows: list[Fields], size: int) -> None:
+    options = CopyOptions(csv=True, delimiter=b",", null=b"", escape=b"\\")
+    assert read(options, data, size) == rows
