@@ -15,13 +15,32 @@ _HELD_ROWS_MAX: Final = 1_000_000
 _HELD_VALUES_BYTES_MAX: Final = 256 * 1024 * 1024
 
 
+class Held:
+    """What the open portals of one transaction hold in memory, all together."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.bytes = 0
+
+    def add(self, rows: int, size: int) -> None:
+        """Raises SessionError if it is too much."""
+        self.rows += rows
+        self.bytes += size
+        if self.rows > _HELD_ROWS_MAX or self.bytes > _HELD_VALUES_BYTES_MAX:
+            raise SessionError("53200", "result is too large to be held in memory")
+
+
 class Rows:
-    def __init__(self, cursor: Cursor | None) -> None:
+    def __init__(self, cursor: Cursor | None, together: Held | None = None) -> None:
+        """`together`: with what else its rows are counted that are held in memory."""
         self.columns = cursor.columns if cursor is not None else []
         self.rows_affected = 0
         self.at_end = False
         self._cursor = cursor
         self._held: deque[Row] = deque()
+        self._together = together or Held()
+        self._counted = (0, 0)
+        """How many rows, and bytes of values, it has counted there."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Rows":
@@ -39,6 +58,8 @@ class Rows:
         if len(rows) < count and self._cursor is not None:
             self.close_cursor()
         self.at_end = self._cursor is None and not self._held
+        if self.at_end:
+            self._count_no_more()
         return rows
 
     async def _held_and_more(self, count: int) -> list[Row]:
@@ -61,16 +82,21 @@ class Rows:
 
     async def hold(self) -> None:
         """Take all rows that are left and close the cursor."""
-        size = 0
         while self._cursor is not None:
             batch = await self._cursor.fetch(BATCH_ROWS)
-            for row in batch:
-                size += sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
+            size = sum(len(value) if isinstance(value, str | bytes) else 8 for row in batch for value in row)
             self._held.extend(batch)
             if len(batch) < BATCH_ROWS:
                 self.close_cursor()
-            elif len(self._held) > _HELD_ROWS_MAX or size > _HELD_VALUES_BYTES_MAX:
-                raise SessionError("53200", "result is too large to be held in memory")
+            rows, bytes_ = self._counted
+            self._counted = rows + len(batch), bytes_ + size
+            self._together.add(len(batch), size)
+
+    def _count_no_more(self) -> None:
+        rows, size = self._counted
+        self._counted = (0, 0)
+        self._together.rows -= rows
+        self._together.bytes -= size
 
     def close_cursor(self) -> None:
         if self._cursor is not None:
@@ -81,5 +107,6 @@ class Rows:
     def close(self) -> None:
         """Give up what has not been read."""
         self._held.clear()
+        self._count_no_more()
         self.close_cursor()
         self.at_end = True

@@ -25,7 +25,7 @@ from db_instance.engine.lease import Cursor, Lease
 from db_instance.engine.lone_writes import LoneWrite, RunAlone
 from db_instance.engine.parking import Outcome, Waiting
 from db_instance.session.errors import SessionError
-from db_instance.session.rows import Rows
+from db_instance.session.rows import Held, Rows
 from db_instance.session.settings import Kept, Settings
 from volume.ids import LSN_ZERO, Lsn
 
@@ -70,6 +70,7 @@ class Transaction:
         self._lease: Any = None
         self._rows: dict[Rows, Lease | None] = {}
         """What is still to be read, and the connection that it keeps for itself."""
+        self._held = Held()
         self._savepoints: list[_Savepoint] = []
         self._began: float | None = None
         """When the block began, Unix time; None outside of blocks."""
@@ -137,7 +138,7 @@ class Transaction:
             lease = self._take(await self._engine.lease())
         self.has_run = True
         cursor = await self._engine.execute(lease, sql, params, describe=describe)
-        return Rows(cursor) if cursor.at_end else self.adopt(cursor)
+        return Rows(cursor, self._held) if cursor.at_end else self.adopt(cursor)
 
     async def pin_snapshot(self) -> None:
         """Before the first statement that reads, if the isolation level wants it."""
@@ -159,7 +160,7 @@ class Transaction:
             self._changed_schema = True
             self._catalog = None
         cursor = await self._engine.execute(self._lease, sql, params, describe=describe)
-        rows = Rows(cursor)
+        rows = Rows(cursor, self._held)
         await rows.hold()
         return rows
 
@@ -287,7 +288,7 @@ class Transaction:
 
     def adopt(self, cursor: Cursor) -> Rows:
         """The rows of a statement that only reads, where some are still to be read."""
-        rows = Rows(cursor)
+        rows = Rows(cursor, self._held)
         if self._hold is Hold.NOTHING:
             self._rows[rows], self._lease = self._lease, None
         else:

@@ -9,6 +9,7 @@ from psycopg import AsyncClientCursor, errors
 
 from db_instance.engine import parking
 from db_instance.engine.pages import Pages
+from db_instance.session import rows
 from tests.harness.packets import (
     FLUSH,
     SYNC,
@@ -249,3 +250,30 @@ async def test_a_snapshot_that_could_not_be_pinned_is_pinned_later(
         await connection.execute("rollback to a")
         assert await _rows(connection, "select * from t") == []
         await connection.execute("commit")
+
+
+async def test_all_portals_of_a_transaction_hold_no_more_than_one_may(
+    sql: SqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_HELD_ROWS_MAX", 3000)
+    async with await sql.connect() as setup:
+        await setup.execute("create table t (n int)")
+    client = await _client(sql)
+
+    async def with_portals(count: int) -> list[bytes]:
+        await client.ask(query("begin"))
+        for number in range(count):
+            name = f"p{number}"
+            await client.ask(parse("", _THOUSAND) + bind(name, "") + execute(name, 1) + SYNC)
+        found = [kind for kind, _ in await client.ask(query("insert into t values (1)"))]
+        if found[0] == b"C":
+            for number in range(count):
+                answers = await client.ask(execute(f"p{number}") + SYNC)
+                assert len(answers) == 999 + 2
+        await client.ask(query("rollback"))
+        return found
+
+    for _ in range(3):
+        assert await with_portals(3) == [b"C", b"Z"]
+        assert await with_portals(4) == [b"E", b"Z"]
+    client.close()
