@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/runtime.proto\x12\x0fsixfold.runtime\"\x0f\n\rLocateRequest\"\x1b\n\x0bLocateReply\x12\x0c\n\x04port\x18\x01 \x01(\r2Q\n\x07Streams\x12\x46\n\x06Locate\x12\x1e.sixfold.runtime.LocateRequest\x1a\x1c.sixfold.runtime.LocateReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13proto/runtime.proto\x12\x0fsixfold.runtime\"\x0f\n\rLocateRequest\",\n\x0bLocateReply\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0f\n\x07process\x18\x02 \x01(\t2Q\n\x07Streams\x12\x46\n\x06Locate\x12\x1e.sixfold.runtime.LocateRequest\x1a\x1c.sixfold.runtime.LocateReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOCATEREQUEST']._serialized_start=40
   _globals['_LOCATEREQUEST']._serialized_end=55
   _globals['_LOCATEREPLY']._serialized_start=57
-  _globals['_LOCATEREPLY']._serialized_end=84
-  _globals['_STREAMS']._serialized_start=86
-  _globals['_STREAMS']._serialized_end=167
+  _globals['_LOCATEREPLY']._serialized_end=101
+  _globals['_STREAMS']._serialized_start=103
+  _globals['_STREAMS']._serialized_end=184
 # @@protoc_insertion_point(module_scope)

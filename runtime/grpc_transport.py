@@ -115,9 +115,9 @@ def _check_protocol(metadata: Iterable[tuple[str, Any]], method: str) -> None:
             )
 
 
-def _locating(port: int) -> Unary:
+def _locating(streams: StreamServer) -> Unary:
     async def locate(_request: bytes) -> bytes:
-        return runtime_pb2.LocateReply(port=port).SerializeToString()
+        return runtime_pb2.LocateReply(port=streams.port, process=streams.process).SerializeToString()
 
     return locate
 
@@ -169,10 +169,11 @@ class GrpcTransport:
     def open_stream(self, address: str, method: str) -> Stream:
         return connect(self._locate_streams(address), method, f"{method} at {address}")
 
-    async def _locate_streams(self, address: str) -> tuple[str, int]:
+    async def _locate_streams(self, address: str) -> tuple[str, int, str]:
         request = runtime_pb2.LocateRequest().SerializeToString()
         reply = await self.call(address, _LOCATE, request, timeout_s=CONNECT_TIMEOUT_S)
-        return host_and_port(address)[0], runtime_pb2.LocateReply.FromString(reply).port
+        found = runtime_pb2.LocateReply.FromString(reply)
+        return host_and_port(address)[0], found.port, found.process
 
     async def serve(self, address: str, handlers: Handlers) -> GrpcServer:
         """Raises OSError if the address is in use."""
@@ -181,7 +182,7 @@ class GrpcTransport:
         if handlers.stream:
             streams = StreamServer(handlers.stream)
             await streams.start(host_and_port(address)[0])
-            unary[_LOCATE] = _locating(streams.port)
+            unary[_LOCATE] = _locating(streams)
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         server.add_generic_rpc_handlers((_Table(unary),))
         try:

@@ -1,6 +1,7 @@
 """Long-lived streams over plain sockets: what gRPC would spend on each message is spent once a stream.
 
-    hello, client to server   8 bytes "SXSTREAM", u16 STREAM_FORMAT, u16 size of the method's name, the name
+    hello, client to server   8 bytes "SXSTREAM", u16 STREAM_FORMAT, u16 size of the method's name, the name, which
+                              is "PROCESS@METHOD" where the process that is meant is known
     then, both ways           u32 size of the payload, u8 kind, payload
 
     kind      payload
@@ -17,6 +18,7 @@ it stopped, cut off or dead. Measured beside gRPC (a batch to six processes and 
 import asyncio
 import socket
 import struct
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, cast
@@ -61,10 +63,10 @@ _BUFFER_BYTES: Final = 64 * 1024
 class SocketStream(asyncio.BufferedProtocol):
     """One end of a stream (runtime.transport.Stream), and the socket's protocol at once."""
 
-    def __init__(self, doing: str, greeting: bytes = b"") -> None:
-        """`greeting`: what is sent before anything else."""
+    def __init__(self, doing: str) -> None:
         self._doing = doing
-        self._greeting = greeting
+        self.greeting = b""
+        """What is sent before anything else."""
         self._loop = asyncio.get_running_loop()
         self._socket: asyncio.Transport | None = None
         self._connected: asyncio.Future[None] = self._loop.create_future()
@@ -133,8 +135,8 @@ class SocketStream(asyncio.BufferedProtocol):
             return
         self._heard = self._loop.time()
         self._timer = self._loop.call_later(PING_S, self._look)
-        if self._greeting:
-            self._socket.write(self._greeting)
+        if self.greeting:
+            self._socket.write(self.greeting)
         if not self._connected.done():
             self._connected.set_result(None)
 
@@ -321,6 +323,7 @@ class StreamServer:
         self._listener: asyncio.Server | None = None
         self._streams: dict[_Accepted, asyncio.Task[None] | None] = {}
         self.port = 0
+        self.process = uuid.uuid4().hex
 
     async def start(self, host: str) -> None:
         loop = asyncio.get_running_loop()
@@ -336,7 +339,12 @@ class StreamServer:
             stream.expect_hello()
         return stream
 
-    def _begin(self, stream: _Accepted, method: str) -> None:
+    def _begin(self, stream: _Accepted, name: str) -> None:
+        process, _, method = name.rpartition("@")
+        if process not in ("", self.process):
+            # Its port is ours now: whoever meant it must not take our answers for its.
+            stream.finish(PeerUnavailable("open a stream: it was meant for a process that is gone"))
+            return
         handler = self._handlers.get(method)
         if handler is None:
             stream.finish(InvalidRequest(f"open a stream: no method is called {method!r}"))
@@ -369,18 +377,19 @@ class StreamServer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def connect(located: Awaitable[tuple[str, int]], method: str, doing: str) -> SocketStream:
+def connect(located: Awaitable[tuple[str, int, str]], method: str, doing: str) -> SocketStream:
     """Open a stream: it can be used at once, and waits until the connection stands, or fails.
 
-    `located` tells host and port.
+    `located` tells host, port, and which process is meant; an older release does not name it.
     """
-    name = method.encode()
-    stream = SocketStream(doing, _HELLO.pack(_MAGIC, STREAM_FORMAT, len(name)) + name)
+    stream = SocketStream(doing)
 
     async def go() -> None:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                host, port = await located
+                host, port, process = await located
+                name = (f"{process}@{method}" if process else method).encode()
+                stream.greeting = _HELLO.pack(_MAGIC, STREAM_FORMAT, len(name)) + name
                 await asyncio.get_running_loop().create_connection(lambda: stream, host, port)
         except VolumeError as error:
             stream.fail(error)

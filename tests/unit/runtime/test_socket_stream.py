@@ -35,9 +35,9 @@ async def _served(**handlers: Callable[[Stream], Awaitable[None]]) -> AsyncItera
         await server.stop()
 
 
-def _open(server: StreamServer, method: str = "echo") -> SocketStream:
-    async def located() -> tuple[str, int]:
-        return "127.0.0.1", server.port
+def _open(server: StreamServer, method: str = "echo", process: str = "") -> SocketStream:
+    async def located() -> tuple[str, int, str]:
+        return "127.0.0.1", server.port, process
 
     return connect(located(), method, f"stream to {method}")
 
@@ -47,6 +47,18 @@ async def _works(server: StreamServer) -> None:
     await stream.send(b"still here")
     assert await stream.receive() == b"still here"
     stream.cancel()
+
+
+async def test_a_stream_that_is_meant_for_another_process_is_refused() -> None:
+    async with _served() as server:
+        meant = _open(server, process=server.process)
+        await meant.send(b"you")
+        assert await meant.receive() == b"you"
+        stream = _open(server, process="0" * 32)
+        with pytest.raises(PeerUnavailable, match="meant for a process that is gone"):
+            await stream.receive()
+        await _works(server)
+        meant.cancel()
 
 
 async def test_messages_go_both_ways_in_order_whatever_their_size() -> None:
@@ -243,8 +255,8 @@ async def test_silence_is_noticed_and_an_idle_stream_is_not_silent(monkeypatch: 
     listener = await asyncio.start_server(mute, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
 
-    async def located() -> tuple[str, int]:
-        return "127.0.0.1", port
+    async def located() -> tuple[str, int, str]:
+        return "127.0.0.1", port, ""
 
     async with _served() as server:
         idle, dead = _open(server), connect(located(), "echo", "stream to a stopped process")
@@ -282,7 +294,7 @@ async def test_who_is_not_read_for_long_is_not_silent(monkeypatch: pytest.Monkey
 async def test_a_peer_that_cannot_be_reached(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket_stream, "CONNECT_TIMEOUT_S", 0.05)
 
-    async def located() -> tuple[str, int]:
+    async def located() -> tuple[str, int, str]:
         if kind == "unknown":
             raise PeerUnavailable("nobody knows it")
         if kind == "never":
@@ -291,7 +303,7 @@ async def test_a_peer_that_cannot_be_reached(kind: str, monkeypatch: pytest.Monk
             runtime_pb2.LocateReply.FromString(b"\xff")
         if kind == "cancelled":  # as a channel's calls are when it is closed
             raise asyncio.CancelledError
-        return "a..b" if kind == "no host" else "127.0.0.1", 70_000 if kind == "no port" else 1
+        return "a..b" if kind == "no host" else "127.0.0.1", 70_000 if kind == "no port" else 1, ""
 
     stream = connect(located(), "echo", "stream to nobody")
     async with asyncio.timeout(5):
