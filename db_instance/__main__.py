@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sys
+from typing import Final
 
 from db_instance.config import InstanceConfig, parse_arguments
 from db_instance.instance import Instance
@@ -16,7 +17,10 @@ from runtime.clock import RealClock
 from runtime.grpc_transport import GrpcTransport
 from runtime.lifecycle import run
 from runtime.metrics import serve_metrics
-from volume.errors import VolumeError
+from volume.errors import StaleEpoch, VolumeError
+
+_FENCED: Final = 3
+"""Exit status: another writer has opened the volume, or this process cannot go on for another reason of storage's."""
 
 
 async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
@@ -38,7 +42,7 @@ async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
     except (OSError, VolumeError) as error:
         log.error("instance.not_started", reason=f"{type(error).__name__}: {error}")
         print(f"db instance {config.id}: {error}", file=sys.stderr)
-        return 1
+        return _FENCED if isinstance(error, StaleEpoch) else 1
     log.info("instance.ready", instance=config.id, sql=config.sql)
     reason = await instance.serve(stopping)
     await sql.stop(why_it_ends(reason) if reason is not None else None)
@@ -47,7 +51,7 @@ async def serve(config: InstanceConfig, stopping: asyncio.Event) -> int:
     await instance.close()
     await transport.close()
     log.info("instance.stopped", instance=config.id, reason=str(reason) if reason else "asked to")
-    return 0 if reason is None else 3
+    return 0 if reason is None else _FENCED
 
 
 def main() -> int:
