@@ -288,8 +288,7 @@ class Engine:
                 lambda: lease.connection.execute("BEGIN; SELECT 1 FROM sqlite_schema LIMIT 0").fetchall()
             )
         except BaseException:
-            if lease.connection.in_transaction:
-                lease.connection.execute("ROLLBACK")
+            await self.rollback(lease)
             raise
         assert lease.file.read_point is not None
 
