@@ -183,8 +183,12 @@ def _started(threads: int) -> ThreadPoolExecutor:
     """Threads that are there: one that cannot be had is not to be missed in the middle of a sync."""
     executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="disk")
     all_there = threading.Barrier(threads)
-    for each in [executor.submit(all_there.wait) for _ in range(threads)]:
-        each.result()
+    try:
+        for each in [executor.submit(all_there.wait) for _ in range(threads)]:
+            each.result()
+    except BaseException:
+        all_there.abort()  # or the one that is there would wait for ever, and the process with it
+        raise
     return executor
 
 
@@ -248,9 +252,10 @@ def held(folder: Path) -> Iterator[None]:
     Raises BlockingIOError if another process holds it.
     """
     _make_folder(folder)
-    for each in (folder, *folder.absolute().parents):
-        with suppress(OSError):  # others made it, perhaps just now; those above may not be ours to read
-            _sync_folder(each)
+    _sync_folder(folder)
+    for above in folder.absolute().parents:
+        with suppress(OSError):  # others made them, perhaps just now, and they may not be ours to read
+            _sync_folder(above)
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

@@ -215,7 +215,7 @@ class Engine:
         self.catalog = catalog
 
     async def catalog_of(self, lease: Lease) -> Catalog:
-        """The same, read only if it is not the one of most readers."""
+        """The schema as the lease's snapshot sees it, read only if it is not the one of most readers."""
         version = await parking.run(lambda: lease.connection.pragma("schema_version"))
         known = self.catalog_of_readers
         return known if known.version == version else await self.load_catalog(lease)

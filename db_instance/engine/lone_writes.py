@@ -112,7 +112,7 @@ class LoneWrites:
 
     def _forget(self, write: LoneWrite) -> None:
         """One that was given up holds no place, and no memory, until the others' turn comes."""
-        if write in self._waiting:
+        if not write.started and write in self._waiting:  # one that has run has left already
             self._waiting.remove(write)
 
     def close(self) -> None:

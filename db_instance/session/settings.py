@@ -245,10 +245,13 @@ class Settings:
         for name, value in given.items():
             own_name = spelling(name)
             setting = SETTINGS.get(own_name)
-            if own_name == "TimeZone" and not _UTC.fullmatch(value):
-                continue  # drivers send the zone of their machine: they are told that it is UTC here
             if setting is not None and own_name != "session_authorization":
-                value = setting.check(own_name, value)
+                try:
+                    value = setting.check(own_name, value)
+                except SessionError as error:
+                    if own_name == "TimeZone" and error.sqlstate == "0A000":
+                        continue  # drivers send the zone of their machine: they are told that it is UTC here
+                    raise
             self._started_with[own_name] = value
         self._changed()
 

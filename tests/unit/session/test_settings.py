@@ -95,3 +95,5 @@ def test_a_driver_that_sends_the_zone_of_its_machine_is_told_which_one_counts() 
     settings = Settings()
     settings.start_with({"TimeZone": "Europe/Berlin", "application_name": "x"})
     assert (settings.get("timezone"), settings.get("application_name")) == ("UTC", "x")
+    with pytest.raises(SessionError, match="Nowhere"):
+        settings.start_with({"TimeZone": "Nowhere/City"})
