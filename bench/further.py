@@ -3,8 +3,9 @@
 As for `make bench`, Sixfold and PostgreSQL with six standbys stand side by side, and one at a time is given
 work. Each part takes what its name says:
 
-copy         COPY of one file, one transaction; what the client's seconds, and all processes' CPU seconds, are
-cold         then the table grows to twice that, and is read by key and as a whole, with buffer pools far smaller
+copy         COPY of one file, one transaction, into a new table in each of three rounds: the client's seconds, and all
+             processes' CPU seconds, in the median
+cold         the last table grows to twice that, and is read by key and as a whole, with buffer pools far smaller
 connections  pgbench -N, prepared, from one connection to 256
 cores        point selects and TPC-B on one core, and on all: what another one brings; and how busy the busiest
              process is that was there all the time (PostgreSQL's come and go with the clients)
@@ -15,7 +16,7 @@ import argparse
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -53,8 +54,11 @@ CLIENTS: Final = 16
 COPY_CHUNK_BYTES: Final = 1 << 20
 MIB: Final = 1 << 20
 SCALE: Final = 10
-SETTLE_S: Final = 20.0
-"""After a load: both databases still put away what it brought."""
+COPIES: Final = 3
+SETTLE_S_MAX: Final = 120.0
+SETTLE_LOOK_S: Final = 3.0
+BUSY_CORES: Final = 0.3
+"""After a load both databases put away what it brought; with less than this in use they are done."""
 
 
 @dataclass(slots=True)
@@ -82,12 +86,15 @@ class Pair:
     pgbench: Pgbench
     folder: Path
 
-    def of_each(self, work: Callable[[Side], float]) -> tuple[float, float]:
-        found = []
-        for side in (self.ours, self.theirs):
-            time.sleep(PAUSE_S)
-            found.append(work(side))
-        return found[0], found[1]
+    def settle(self) -> None:
+        """Wait for the end of what a load has left to do in the background, but not for ever."""
+        deadline = time.monotonic() + SETTLE_S_MAX
+        pids = [*self.ours.pids(), *self.theirs.pids()]
+        cores = float(os.cpu_count() or 1)
+        while cores > BUSY_CORES and time.monotonic() < deadline:
+            before = cpu_seconds(pids)
+            time.sleep(SETTLE_LOOK_S)
+            cores = (cpu_seconds(pids) - before) / SETTLE_LOOK_S
 
 
 def main() -> int:
@@ -152,29 +159,53 @@ def _load(pair: Pair, settings: argparse.Namespace, report: Report, *, read: boo
     size_bytes = parse_size(settings.size)
     loader = Loader()
     files = [_file_of(pair.folder / f"rows{number}", loader, size_bytes * number) for number in (1, 2)]
-    table = TextTable(("COPY", "Sixfold", "PostgreSQL", "ratio"))
-    cpu: list[float] = []
-
-    def load(side: Side) -> float:
-        with psycopg.connect(side.endpoint.dsn, autocommit=True) as connection:
-            connection.execute(SETUP)
-            before = cpu_seconds(side.pids())
-            seconds = _copy(connection, files[0][0])
-            cpu.append(cpu_seconds(side.pids()) - before)
-            return seconds
-
-    ours, theirs = pair.of_each(load)
+    copies: list[tuple[_Copied, _Copied]] = []
+    for number in range(COPIES):
+        pair.settle()
+        ours = _copy_anew(pair.ours, files[0][0], number)
+        pair.settle()
+        copies.append((ours, _copy_anew(pair.theirs, files[0][0], number)))
     rows, size = files[0][1], files[0][0].stat().st_size
-    table.add("seconds", f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.2f}")
-    table.add("rows/s", f"{rows / ours:,.0f}", f"{rows / theirs:,.0f}", f"{theirs / ours:.2f}")
-    table.add("MB/s", f"{size / ours / 1e6:.1f}", f"{size / theirs / 1e6:.1f}", f"{theirs / ours:.2f}")
-    table.add("CPU seconds", f"{cpu[0]:.0f}", f"{cpu[1]:.0f}", f"{cpu[1] / cpu[0]:.2f}")
-    report.add(f"COPY of {size / 1e6:,.0f} MB, {rows:,} rows, one transaction", table)
+    report.add(
+        f"COPY of {size / 1e6:,.0f} MB, {rows:,} rows, one transaction; median of {COPIES} (lowest..highest)",
+        _copies(copies, rows, size),
+    )
     if read:
         report.add(
             f"Reads of a table of {2 * size / 1e6:,.0f} MB with a cache of {settings.small_cache} MiB",
             _cold(pair, files[1][0], loader.rows),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    seconds: float
+    cpu_seconds: float
+
+
+def _copy_anew(side: Side, path: Path, number: int) -> _Copied:
+    """Into a table that is new; those of earlier rounds stay under other names."""
+    with psycopg.connect(side.endpoint.dsn, autocommit=True) as connection:
+        if number:
+            connection.execute(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_{number}")
+        connection.execute(SETUP)
+        before = cpu_seconds(side.pids())
+        seconds = _copy(connection, path)
+        return _Copied(seconds, cpu_seconds(side.pids()) - before)
+
+
+def _copies(copies: Sequence[tuple[_Copied, _Copied]], rows: int, size: int) -> TextTable:
+    table = TextTable(("COPY", "Sixfold", "PostgreSQL", "ratio"))
+    taken = [[each[side].seconds for each in copies] for side in (0, 1)]
+    cpu = [median(each[side].cpu_seconds for each in copies) for side in (0, 1)]
+    ours, theirs = map(median, taken)
+    ratio = f"{theirs / ours:.2f}"
+    told = (f"{median(each):.1f} ({min(each):.1f}..{max(each):.1f})" for each in taken)
+    table.add("seconds", *told, ratio)
+    table.add("rows/s", f"{rows / ours:,.0f}", f"{rows / theirs:,.0f}", ratio)
+    table.add("MB/s", f"{size / ours / 1e6:.1f}", f"{size / theirs / 1e6:.1f}", ratio)
+    table.add("CPU seconds", f"{cpu[0]:.0f}", f"{cpu[1]:.0f}", f"{cpu[1] / cpu[0]:.2f}")
+    return table
 
 
 def _file_of(path: Path, loader: Loader, up_to_bytes: int) -> tuple[Path, int]:
@@ -201,7 +232,7 @@ def _cold(pair: Pair, more: Path, rows: int) -> TextTable:
     for side in (pair.ours, pair.theirs):
         with psycopg.connect(side.endpoint.dsn, autocommit=True) as connection:
             _copy(connection, more)
-            time.sleep(SETTLE_S)
+            pair.settle()
             reads.append(latency_of(_timed_reads(connection, keys)))
             started_at = time.monotonic()
             found = connection.execute(f"SELECT count(*), sum(length(body)) FROM {TABLE}").fetchone()

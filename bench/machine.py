@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ def description() -> list[tuple[str, str]]:
         ("machine", f"{os.cpu_count()} cores ({_processor()}), {_memory_gib():.0f} GiB, {platform.system()}"),
         ("Sixfold", f"{version('sixfold')}, {_revision()}"),
         ("SQLite", apsw.sqlite_lib_version()),
-        ("Python", platform.python_version()),
+        ("Python", f"{platform.python_version()} ({_builder()})"),
     ]
 
 
@@ -33,6 +34,11 @@ def _revision() -> str:
         return f"commit {run(['git', 'describe', '--always', '--dirty'], cwd=REPOSITORY).strip()}"
     except BenchFailed:
         return "not from a git checkout"
+
+
+def _builder() -> str:
+    """Distributions build Python with the help of a profile, which makes a tenth; others often do not."""
+    return "the distribution's" if sys.base_prefix == "/usr" else "not the distribution's"
 
 
 def _processor() -> str:
