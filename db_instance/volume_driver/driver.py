@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from db_instance.volume_driver.batcher import Batcher, Change, Frame
+from db_instance.volume_driver.bulk_pace import BulkPace
 from db_instance.volume_driver.control_client import ControlClient, VolumeLayout
 from db_instance.volume_driver.durable_frontier import DurableFrontier, Round
 from db_instance.volume_driver.lease_keeper import LeaseKeeper
@@ -48,11 +49,6 @@ in line for the lock, nothing is gained by answering one of them sooner. A lone 
 nothing."""
 
 _ROUNDS_IN_FLIGHT_MAX: Final = 64
-_SLOW_QUEUE_BYTES: Final = 6 * MIB
-_SLOW_WAIT_S: Final = 0.05
-"""For a megabyte of bulk work: however slow a node is, the work goes on at 20 MiB/s."""
-
-_SLOW_LOOK_S: Final = 0.005
 _WATCH_S: Final = 0.1
 
 
@@ -99,6 +95,7 @@ class VolumeDriver:
         """How many commits are about to be made? A round may wait for them, for a moment."""
         self.commit_times = Durations()
         self.nodes: dict[str, NodeClient] = {}
+        self.bulk_pace = BulkPace(self.nodes, clock)
         self._control = control
         self._transport = transport
         self._clock = clock
@@ -318,17 +315,6 @@ class VolumeDriver:
                     await self._progress.wait()
             except TimeoutError:
                 continue
-
-    async def wait_for_the_slow(self) -> None:
-        """Between portions of bulk work: let connected nodes keep up, if that takes but a moment.
-
-        One that is left behind has to get from its peers what it misses, which costs all of them more.
-        """
-        deadline = self._clock.monotonic() + _SLOW_WAIT_S
-        while self._clock.monotonic() < deadline and any(
-            client.connected and client.queued_bytes > _SLOW_QUEUE_BYTES for client in self.nodes.values()
-        ):
-            await asyncio.sleep(_SLOW_LOOK_S)
 
     def _shortage(self) -> str:
         behind = []

@@ -11,6 +11,7 @@ import db_instance.engine.pages
 import db_instance.engine.vfs
 import db_instance.instance
 import db_instance.volume_driver.batcher
+import db_instance.volume_driver.bulk_pace
 import db_instance.volume_driver.driver
 import db_instance.volume_driver.node_client
 import storage_node.copying
@@ -79,8 +80,8 @@ _SMALL: Final[dict[Any, dict[str, Any]]] = {
     db_instance.volume_driver.driver: {
         "_PIPELINE_BYTES": 5_000,
         "_ROUNDS_IN_FLIGHT_MAX": 4,
-        "_SLOW_QUEUE_BYTES": 20_000,
     },
+    db_instance.volume_driver.bulk_pace: {"_SLOW_QUEUE_BYTES": 20_000},
     db_instance.volume_driver.node_client: {
         "APPEND_MESSAGE_BYTES_MAX": 8_000,
         "_WINDOW_BYTES": 16_000,
