@@ -4,6 +4,8 @@ SQLite spills a large transaction's pages as it goes. Nothing leaves the instanc
 they wait here; beyond `memory_max` bytes they go to an unlinked temporary file, one slot a page.
 """
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator
 from typing import IO
@@ -33,8 +35,9 @@ class StagedPages:
         found = self._in_memory.get(page)
         if found is None and self._slots and (slot := self._slots.get(page)) is not None:
             assert self._file is not None
-            self._file.seek(slot * PAGE_SIZE_BYTES)
-            found = self._file.read(PAGE_SIZE_BYTES)
+            found = os.pread(self._file.fileno(), PAGE_SIZE_BYTES, slot * PAGE_SIZE_BYTES)
+            if len(found) != PAGE_SIZE_BYTES:
+                raise OSError(errno.EIO, f"{len(found)} bytes of page {page} could be read")
         return found
 
     def put(self, page: PageNumber, data: bytes) -> None:
@@ -50,14 +53,14 @@ class StagedPages:
     def _spill(self, page: PageNumber, data: bytes) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(  # noqa: SIM115  it lives as long as the transaction
-                prefix="sixfold-staged-", dir=self._folder
+                buffering=0, prefix="sixfold-staged-", dir=self._folder
             )
-        slot = self._slots.get(page)
-        if slot is None:
-            slot = self._slots[page] = self._slots_used
+        slot = self._slots.get(page, self._slots_used)
+        if os.pwrite(self._file.fileno(), data, slot * PAGE_SIZE_BYTES) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if slot == self._slots_used:
+            self._slots[page] = slot
             self._slots_used += 1
-        self._file.seek(slot * PAGE_SIZE_BYTES)
-        self._file.write(data)
 
     def truncate(self, page_count: int) -> None:
         """Forget the pages above `page_count`: a rollback shrinks what a transaction had grown."""
