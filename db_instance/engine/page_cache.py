@@ -117,8 +117,9 @@ class PageCache:
         """The VDL moved, and no one reads below `floor` (which is at most the VDL)."""
         assert self.vdl <= vdl
         assert floor <= vdl
+        moved = vdl > self.vdl
         self.vdl = vdl
-        if self._superseded:
+        if moved and self._superseded:
             self._superseded = {page: lsn for page, lsn in self._superseded.items() if lsn > vdl}
         order = self._old_order
         while order and order[0][0] <= floor:

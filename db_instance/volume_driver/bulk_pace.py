@@ -36,7 +36,9 @@ class BulkPace:
         self._saved_s = _SAVED_S_MAX
 
     async def wait_for_the_slow(self) -> None:
-        """Between portions of bulk work: let connected nodes keep up, while the time that is saved up lasts."""
+        """Between portions of bulk work: what was appended goes on its way, and others have their turn; then let
+        connected nodes keep up, while the time that is saved up lasts."""
+        await asyncio.sleep(0)
         began = self._clock.monotonic()
         self._saved_s = min(self._saved_s + _WAIT_S, _SAVED_S_MAX)
         while self._somebody_is_slow() and self._clock.monotonic() < began + self._saved_s:

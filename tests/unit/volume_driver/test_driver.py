@@ -95,3 +95,18 @@ def test_bulk_work_waits_a_moment_for_nodes_that_are_slow_and_no_longer(
         await driver.stop()
 
     in_world(story)
+
+
+def test_bulk_work_is_on_its_way_while_there_is_more_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db_instance.volume_driver.driver._PIPELINE_BYTES", 1)
+
+    async def story(world: World) -> None:
+        driver = await world.open("w")
+        for portion in range(1, 4):
+            lsn = world.append(driver)
+            await driver.bulk_pace.wait_for_the_slow()
+            assert driver._frontier.in_flight == portion, "not gathered until somebody has to wait"
+        await driver.wait_durable(lsn)
+        await driver.stop()
+
+    in_world(story)
