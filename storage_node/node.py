@@ -6,7 +6,7 @@ to the foreground: flush memory to layers, compact them, gossip with the peers.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
 from runtime.clock import Clock
@@ -269,7 +269,7 @@ class StorageNode:
         vdl: Lsn,
         read_floor: Lsn,
     ) -> list[SegmentStore]:
-        """Take a writer's frames and make them durable. The segments they touched."""
+        """Take a writer's frames. The segments they touched, which are to be settled now."""
         await self._wait_for_room()
         touched: dict[SegmentKey, SegmentStore] = {}
         for header, frame in frames:
@@ -287,12 +287,7 @@ class StorageNode:
             if segment.volume == volume and segment.chain.timeline.epoch == epoch:
                 segment.chain.known_vdl = max(segment.chain.known_vdl, vdl)
                 segment.read_floor = max(segment.read_floor, read_floor)
-        if touched:
-            await self.settle(list(touched.values()))
-            self.batches += 1
-        for segment in touched.values():
-            if segment.failed is None:
-                segment.chain.check_writer(epoch)  # a promise meanwhile: no acknowledgement any more
+        self.batches += bool(touched)
         return list(touched.values())
 
     def _append(self, segment: SegmentStore, header: FrameHeader, frame: bytes) -> None:
@@ -304,20 +299,25 @@ class StorageNode:
         except OSError as error:
             self._fail_all(error)
 
-    async def settle(self, segments: list[SegmentStore]) -> None:
+    async def settle(self, segments: Collection[SegmentStore]) -> None:
         """Make durable what these segments have taken, and note how far that reaches.
 
         Shielded: who asked may go away meanwhile, and no one else would note it.
         """
+        if not self.settle_at_once(segments):
+            await asyncio.shield(asyncio.ensure_future(self._sync(list(segments))))
+
+    def settle_at_once(self, segments: Iterable[SegmentStore]) -> bool:
+        """The same here and now, on a disk where that is quick; False if it is not."""
         try:
-            if self.log.sync_at_once():
-                for segment in segments:
-                    segment.chain.on_synced(segment.chain.scl)
-                return
+            if not self.log.sync_at_once():
+                return False
         except OSError as error:
             self._fail_all(error)
-            return
-        await asyncio.shield(asyncio.ensure_future(self._sync(segments)))
+            return True
+        for segment in segments:
+            segment.chain.on_synced(segment.chain.scl)
+        return True
 
     async def _sync(self, segments: list[SegmentStore]) -> None:
         reached = [(segment, segment.chain.scl) for segment in segments]

@@ -261,19 +261,20 @@ class AppendStream:
         """By group: the membership epoch that the writer knows."""
         self._outbox: dict[GroupId, SegmentStore] = {}
         self._wake = asyncio.Event()
+        self._unsettled: dict[GroupId, SegmentStore] = {}
+        self._settling = asyncio.Event()
 
     async def run(self) -> None:
         unwatch = self._node.watch(self._on_moved)
-        reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
+        tasks = [asyncio.create_task(each) for each in (self._read(), self._settle(), self._write())]
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             unwatch()
-            for task in (reader, writer):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
-        for task in (reader, writer):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
@@ -287,10 +288,25 @@ class AppendStream:
                 request.beat = 0
             frames = split_frames(request.frames)
             vdl, read_floor = Lsn(request.vdl), Lsn(request.read_floor)
-            for segment in await self._node.append(self._volume, self._epoch, frames, vdl, read_floor):
-                self._outbox[segment.id.group] = segment
-            missing = {header.group for header, _ in frames} - self._outbox.keys()
-            await self._acknowledge(request.beat, missing)
+            touched = await self._node.append(self._volume, self._epoch, frames, vdl, read_floor)
+            by_group = {segment.id.group: segment for segment in touched}
+            if touched and not self._unsettled and self._node.settle_at_once(touched):
+                self._outbox |= by_group
+            elif touched:
+                self._unsettled |= by_group
+                self._settling.set()
+            await self._acknowledge(request.beat, {header.group for header, _ in frames} - by_group.keys())
+
+    async def _settle(self) -> None:
+        """What could not be made durable at once; while a sync is under way more may come for the next one."""
+        while True:
+            await self._settling.wait()
+            self._settling.clear()
+            segments = self._unsettled
+            self._unsettled = {}
+            await self._node.settle(segments.values())
+            self._outbox |= segments
+            await self._acknowledge()
 
     def _confirms(self) -> bool:
         """Answer a beat: no newer epoch is promised here, and the writer knows the members of group 0, on

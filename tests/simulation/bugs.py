@@ -33,11 +33,12 @@ def quorum_of_three() -> None:
 def acknowledged_before_the_sync() -> None:
     from storage_node.node import StorageNode
 
-    async def settle(self: Any, segments: Any) -> None:
+    def settle_at_once(self: Any, segments: Any) -> bool:
         for segment in segments:
             segment.chain.on_synced(segment.chain.scl)
+        return True
 
-    StorageNode.settle = settle  # type: ignore[method-assign]
+    StorageNode.settle_at_once = settle_at_once  # type: ignore[method-assign]
 
 
 def promise_not_persisted() -> None:

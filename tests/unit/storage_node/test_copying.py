@@ -74,7 +74,8 @@ class Seven:
     async def append(self, *pages: int, to: str = "abcdef") -> None:
         frames = [framed([self.log.write(page)]) for page in pages]
         for name in to:
-            await self.nodes[name].append(VOLUME, _ONE, frames, self.log.end, LSN_ZERO)
+            node = self.nodes[name]
+            await node.settle(await node.append(VOLUME, _ONE, frames, self.log.end, LSN_ZERO))
 
     def segment(self, name: str) -> SegmentStore:
         return self.nodes[name].segment(VOLUME, GROUP)

@@ -20,7 +20,7 @@ from tests.unit.storage_node.test_segment_store import _FOLDER, _copied, _opened
 from tests.unit.volume.quorum_model import quorum_set
 from volume.errors import CorruptPage, VolumeBusy, VolumeError
 from volume.ids import LSN_ZERO, Epoch, GroupId, SegmentId
-from volume.log_batch import read_header, seal_frame
+from volume.log_batch import FrameHeader, read_header, seal_frame
 from volume.redo_record import encode_record
 
 _OTHER = GroupId(1)
@@ -94,14 +94,17 @@ def test_a_copy_for_which_there_is_no_room_leaves_what_there_is_to_the_log(
         await seven.until(lambda: seven.nodes["g"].gossip._copying != {})
         disk.faults.sync_s = (0.2, 0.2)
         appends = []
+
+        async def append(frames: list[tuple[FrameHeader, bytes]]) -> None:
+            await node.settle(await node.append(VOLUME, Epoch(1), frames, LSN_ZERO, LSN_ZERO))
+
         for _ in range(60):
             record = log.write(1)
             of_log = (record.lsn, record.lsn, LSN_ZERO)
             frame = seal_frame(
                 VOLUME, _OTHER, Epoch(1), record.group_prev_lsn, [encode_record(record)], *of_log
             )
-            frames = [(read_header(frame), frame)]
-            appends.append(asyncio.create_task(node.append(VOLUME, Epoch(1), frames, LSN_ZERO, LSN_ZERO)))
+            appends.append(asyncio.create_task(append([(read_header(frame), frame)])))
             await asyncio.sleep(0.01)
         await asyncio.gather(*appends)
         assert (serving.state, serving.chain.durable_scl) == ("ok", log.end)

@@ -62,6 +62,7 @@ async def _hosting(disk: SimDisk, log: GroupLog, groups: int = 1) -> StorageNode
 async def _append(node: StorageNode, log: GroupLog, pages: list[int], vdl: int = 0) -> SegmentStore:
     frames = [framed([log.write(page)], log.timeline.epoch) for page in pages]
     (segment,) = await node.append(VOLUME, log.timeline.epoch, frames, Lsn(vdl), Lsn(vdl))
+    await node.settle([segment])
     return segment
 
 
@@ -137,18 +138,6 @@ def test_a_failed_disk_acknowledges_nothing_and_says_why(fault: str) -> None:
     run(reopened())
 
 
-def test_a_promise_during_the_sync_takes_the_acknowledgement_back() -> None:
-    async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
-        disk.faults.sync_s = (1.0, 1.0)
-        appending = asyncio.create_task(_append(node, log, [1]))
-        await asyncio.sleep(0.5)
-        await node.segment(VOLUME, GROUP).promise(Epoch(2))
-        with pytest.raises(StaleEpoch):
-            await appending
-
-    _with_node(work)
-
-
 def test_a_writer_that_goes_away_leaves_no_frame_unnoted() -> None:
     async def work(disk: SimDisk, log: GroupLog, node: StorageNode) -> None:
         disk.faults.sync_s = (1.0, 1.0)
@@ -195,6 +184,8 @@ def test_log_of_a_segment_that_is_not_here_is_not_taken_and_the_others_are(
         if volume == VOLUME:
             own = framed(log.records)
             assert await node.append(VOLUME, _ONE, [foreign, own], LSN_ZERO, LSN_ZERO) == [segment]
+            assert segment.chain.durable_scl == 0
+            await node.settle([segment])
             assert segment.chain.durable_scl == 1
 
     _with_node(work)
@@ -330,7 +321,7 @@ def test_a_segment_dropped_while_a_peer_copies_it_leaves_nothing_and_its_names_m
         await new.promise(_ONE)
         await new.install(log.timeline, LSN_ZERO)
         for record in log.records:
-            await node.append(VOLUME, _ONE, [framed([record])], LSN_ZERO, LSN_ZERO)
+            await node.settle(await node.append(VOLUME, _ONE, [framed([record])], LSN_ZERO, LSN_ZERO))
         await new.flush()
         assert disk.list("segments/7-0") == layers
         unpin()

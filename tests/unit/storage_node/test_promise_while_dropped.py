@@ -33,7 +33,7 @@ def test_a_segment_dropped_while_its_tail_is_read_tells_of_no_empty_one() -> Non
         await segment.install(log.timeline, LSN_ZERO)
         for _ in range(12):
             frames = [framed([log.write(page)]) for page in range(1, 5)]
-            await node.append(VOLUME, Epoch(1), frames, LSN_ZERO, LSN_ZERO)
+            await node.settle(await node.append(VOLUME, Epoch(1), frames, LSN_ZERO, LSN_ZERO))
             await node.flush(segment)
         ask = storage_pb2.PromiseRequest(volume=VOLUME, group=GROUP, epoch=1)
         promising = asyncio.ensure_future(StorageService(node).promise(ask.SerializeToString()))

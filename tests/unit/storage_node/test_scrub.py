@@ -69,7 +69,7 @@ class Six:
     async def append(self, *pages: int) -> None:
         frames = [framed([self.log.write(page)]) for page in pages]
         for node in self.nodes.values():
-            await node.append(VOLUME, _ONE, frames, self.log.end, LSN_ZERO)
+            await node.settle(await node.append(VOLUME, _ONE, frames, self.log.end, LSN_ZERO))
 
     async def fill(self) -> None:
         """Two layers, and more in memory."""

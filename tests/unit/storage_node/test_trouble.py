@@ -51,7 +51,8 @@ class _World:
         await self.segment.install(self.log.timeline, LSN_ZERO)
 
     async def append(self) -> None:
-        await self.node.append(VOLUME, _ONE, [framed([self.log.write(1)], _ONE)], Lsn(0), Lsn(0))
+        frames = [framed([self.log.write(1)], _ONE)]
+        await self.node.settle(await self.node.append(VOLUME, _ONE, frames, Lsn(0), Lsn(0)))
 
     async def anew(self) -> SegmentStore:
         """As the next process finds it."""
