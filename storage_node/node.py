@@ -472,14 +472,17 @@ class StorageNode:
     async def _written(self, segment: SegmentStore, wanted: Plan, writing: ImageWriting) -> bool:
         """False if a peer's layers have taken the place of those it is made of."""
         synced = 0
+        known = segment.layers.layers
         for count, _ in enumerate(writing.steps()):
             if count % _SLICE_STEPS == 0:
                 await self._give_way(segment)
             if writing.file.size - synced >= _SYNC_BYTES:
                 synced = writing.file.size
                 await writing.file.sync()
-            if not segment.layers.holds(wanted.inputs):
-                return False
+            if segment.layers.layers is not known:
+                known = segment.layers.layers
+                if not segment.layers.holds(wanted.inputs):
+                    return False
         return True
 
     async def _give_way(self, segment: SegmentStore) -> None:
