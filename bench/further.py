@@ -3,9 +3,10 @@
 As for `make bench`, Sixfold and PostgreSQL with six standbys stand side by side, and one at a time is given
 work. Each part takes what its name says:
 
-copy         COPY of one file, one transaction, into a new table in each of three rounds: the client's seconds, and all
-             processes' CPU seconds, in the median
-cold         the last table grows to twice that, and is read by key and as a whole, with buffer pools far smaller
+copy         COPY of one file, one transaction, into databases that are new in each of three rounds: the client's
+             seconds, and all processes' CPU seconds, in the median
+cold         the last of these tables grows to twice that, and is read by key and as a whole, with buffer pools far
+             smaller
 connections  pgbench -N, prepared, from one connection to 256
 cores        point selects and TPC-B on one core, and on all: what another one brings; and how busy the busiest
              process is that was there all the time (PostgreSQL's come and go with the clients)
@@ -122,8 +123,7 @@ def _measure(settings: argparse.Namespace, parts: Sequence[str]) -> None:
     )
     report = Report(output / "further.md", head, [])
     if {"copy", "cold"} & set(parts):
-        with _both(settings, settings.small_cache) as pair:
-            _load(pair, settings, report, read="cold" in parts)
+        _load(settings, report, rounds=COPIES if "copy" in parts else 1, read="cold" in parts)
     if {"connections", "cores", "latency"} & set(parts):
         with _both(settings, 128) as pair:
             for side in (pair.ours, pair.theirs):
@@ -155,26 +155,30 @@ def _both(settings: argparse.Namespace, cache_mib: int) -> Iterator[Pair]:
 # Bulk load, and a cache that is too small
 
 
-def _load(pair: Pair, settings: argparse.Namespace, report: Report, *, read: bool) -> None:
+def _load(settings: argparse.Namespace, report: Report, *, rounds: int, read: bool) -> None:
     size_bytes = parse_size(settings.size)
-    loader = Loader()
-    files = [_file_of(pair.folder / f"rows{number}", loader, size_bytes * number) for number in (1, 2)]
     copies: list[tuple[_Copied, _Copied]] = []
-    for number in range(COPIES):
-        pair.settle()
-        ours = _copy_anew(pair.ours, files[0][0], number)
-        pair.settle()
-        copies.append((ours, _copy_anew(pair.theirs, files[0][0], number)))
-    rows, size = files[0][1], files[0][0].stat().st_size
-    report.add(
-        f"COPY of {size / 1e6:,.0f} MB, {rows:,} rows, one transaction; median of {COPIES} (lowest..highest)",
-        _copies(copies, rows, size),
-    )
-    if read:
-        report.add(
-            f"Reads of a table of {2 * size / 1e6:,.0f} MB with a cache of {settings.small_cache} MiB",
-            _cold(pair, files[1][0], loader.rows),
-        )
+    for number in range(1, rounds + 1):
+        with _both(settings, settings.small_cache) as pair:
+            loader = Loader()
+            path, rows = _file_of(pair.folder / "rows", loader, size_bytes)
+            pair.settle()
+            ours = _copy_anew(pair.ours, path)
+            pair.settle()
+            copies.append((ours, _copy_anew(pair.theirs, path)))
+            if number < rounds:
+                continue
+            size = path.stat().st_size
+            report.add(
+                f"COPY of {size / 1e6:,.0f} MB, {rows:,} rows, one transaction; median of {rounds} (lowest..highest)",
+                _copies(copies, rows, size),
+            )
+            if read:
+                more, _ = _file_of(pair.folder / "more", loader, 2 * size_bytes)
+                report.add(
+                    f"Reads of a table of {2 * size / 1e6:,.0f} MB with a cache of {settings.small_cache} MiB",
+                    _cold(pair, more, loader.rows),
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +187,8 @@ class _Copied:
     cpu_seconds: float
 
 
-def _copy_anew(side: Side, path: Path, number: int) -> _Copied:
-    """Into a table that is new; those of earlier rounds stay under other names."""
+def _copy_anew(side: Side, path: Path) -> _Copied:
     with psycopg.connect(side.endpoint.dsn, autocommit=True) as connection:
-        if number:
-            connection.execute(f"ALTER TABLE {TABLE} RENAME TO {TABLE}_{number}")
         connection.execute(SETUP)
         before = cpu_seconds(side.pids())
         seconds = _copy(connection, path)
