@@ -300,7 +300,7 @@ class Pages:
                 changes = self._changes_of(part, staged, count_before)
                 if changes and start + _CHUNK_PAGES < len(pages):
                     park(self.driver.wait_for_room())
-                    park(self.driver.bulk_pace.wait_for_the_slow())
+                    park(self.driver.bulk_pace.give_way())
                     started = True
                     self._append_superseding(changes)
                     changes = []

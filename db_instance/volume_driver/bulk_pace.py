@@ -35,7 +35,7 @@ class BulkPace:
         self._clock = clock
         self._saved_s = _SAVED_S_MAX
 
-    async def wait_for_the_slow(self) -> None:
+    async def give_way(self) -> None:
         """Between portions of bulk work: what was appended goes on its way, and others have their turn; then let
         connected nodes keep up, while the time that is saved up lasts."""
         await asyncio.sleep(0)

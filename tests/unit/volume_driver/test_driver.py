@@ -73,7 +73,7 @@ def test_bulk_work_waits_a_moment_for_nodes_that_are_slow_and_no_longer(
 
         async def waited_s() -> float:
             before = asyncio.get_running_loop().time()
-            await driver.bulk_pace.wait_for_the_slow()
+            await driver.bulk_pace.give_way()
             return asyncio.get_running_loop().time() - before
 
         assert await waited_s() == 0.0
@@ -104,7 +104,7 @@ def test_bulk_work_is_on_its_way_while_there_is_more_of_it(monkeypatch: pytest.M
         driver = await world.open("w")
         for portion in range(1, 4):
             lsn = world.append(driver)
-            await driver.bulk_pace.wait_for_the_slow()
+            await driver.bulk_pace.give_way()
             assert driver._frontier.in_flight == portion, "not gathered until somebody has to wait"
         await driver.wait_durable(lsn)
         await driver.stop()
